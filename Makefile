@@ -1,0 +1,43 @@
+# The project's commands. `make demo` and `make test` set up what they need on a fresh machine.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+URL ?=
+DATA ?=
+
+.PHONY: demo test test-long bench check format servers clean
+
+# The environment, made anew when pyproject.toml changes.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[all,conformance]" --group dev
+	touch $@
+
+servers:
+	tests/servers/install
+
+demo: $(VENV)/ready
+	$(BIN)/python -m tests.demo $(if $(URL),--url "$(URL)") $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/ready servers
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(VENV)/ready servers
+	$(BIN)/python -m pytest -m long
+
+bench: $(VENV)/ready servers
+	$(BIN)/python -m tests.benchmarks
+
+check: $(VENV)/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,241 @@
+"""A message to bytes and back: a JSON object whose first field is the format's version.
+
+``encode`` reads back what it wrote and compares, so that nothing is changed in silence: what JSON
+cannot give back equal, types included, is refused with the field's name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from chatstores.errors import InvalidMessageError
+from chatstores.message import ChatMessage
+
+__all__ = ["MAX_DEPTH", "MAX_METADATA_BYTES", "Unreadable", "decode", "decode_one", "encode"]
+
+#: How deep the values in a field may nest, the field itself not counted. (The JSON parser of
+#: pydantic-core stops at 200.)
+MAX_DEPTH = 100
+#: The size of a session's metadata as JSON.
+MAX_METADATA_BYTES = 16 * 1024
+
+_PREFIX = b'{"v":1,'
+_MAX_INT = 10**4300  # Python's own limit of int <-> str (sys.int_info.default_max_str_digits)
+
+_messages: TypeAdapter[list[ChatMessage]] | None = None
+
+
+class Unreadable(ValueError):
+    """Stored bytes are not a message that this version can read; the text says why."""
+
+
+def _fields_to_leave_out(message: ChatMessage) -> set[str] | None:
+    """The empty fields of most messages; without them the JSON is half as long."""
+    empty = {
+        name
+        for name in ("name", "tool_call_id", "metadata", "extras")
+        if not getattr(message, name) and getattr(message, name) != ""
+    }
+    return empty or None
+
+
+def encode(message: ChatMessage) -> bytes:
+    """The bytes to store for a message.
+
+    Raises:
+        InvalidMessageError: it would not come back equal; the text names the field.
+    """
+    if type(message) is not ChatMessage:
+        raise InvalidMessageError(f"a message must be a ChatMessage, not {_name(message)}")
+    try:
+        body = message.__pydantic_serializer__.to_json(
+            message, exclude=_fields_to_leave_out(message), warnings="error"
+        )
+        again = message.__pydantic_validator__.validate_json(body)
+    except (PydanticSerializationError, ValidationError, ValueError, TypeError) as exc:
+        raise InvalidMessageError(_explain(message)) from exc
+    if again.__dict__ != message.__dict__ or not _is_plain(message):
+        raise InvalidMessageError(_explain(message))
+    return _PREFIX + body[1:]
+
+
+def decode(payloads: Sequence[bytes]) -> list[ChatMessage]:
+    """Messages from stored bytes, all at once.
+
+    Raises:
+        Unreadable: one of them is no message; ``decode_one`` tells which.
+    """
+    global _messages
+    if _messages is None:
+        _messages = TypeAdapter(list[ChatMessage])
+    for payload in payloads:
+        if payload[:7] != _PREFIX:
+            raise Unreadable(_why(payload))
+    text = b"[{" + b",{".join([payload[7:] for payload in payloads]) + b"]" if payloads else b"[]"
+    try:
+        messages = _messages.validate_json(text)
+    except ValidationError:
+        raise Unreadable("is not readable") from None
+    if len(messages) != len(payloads):
+        raise Unreadable("is not readable")
+    return messages
+
+
+def decode_one(payload: bytes) -> ChatMessage:
+    """One message from its stored bytes.
+
+    Raises:
+        Unreadable: it is none; the text says why.
+    """
+    if payload[:7] != _PREFIX:
+        raise Unreadable(_why(payload))
+    try:
+        return ChatMessage.model_validate_json(b"{" + payload[7:])
+    except ValidationError:
+        raise Unreadable(_why(payload)) from None
+
+
+def _why(payload: bytes) -> str:
+    try:
+        version = from_json(payload)["v"]
+    except (ValueError, TypeError, KeyError, IndexError):
+        return "is not readable"
+    if isinstance(version, int) and version > 1:
+        return (
+            f"was written in format {version} by a newer version of chatstores; this version "
+            "reads format 1: upgrade chatstores"
+        )
+    return "is not readable"
+
+
+def encode_metadata(metadata: dict[str, Any]) -> bytes:
+    """A session's metadata as JSON.
+
+    Raises:
+        InvalidMessageError: it is no dict, cannot come back equal, or is over 16 KiB.
+    """
+    if type(metadata) is not dict:
+        raise InvalidMessageError(f"metadata must be a dict, not {_name(metadata)}")
+    problem = _problem(metadata, "metadata")
+    if problem:
+        raise InvalidMessageError(problem)
+    text = to_json(metadata)
+    if len(text) > MAX_METADATA_BYTES:
+        raise InvalidMessageError(
+            f"metadata takes {len(text):,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are kept"
+        )
+    return text
+
+
+def decode_metadata(text: bytes | str) -> dict[str, Any]:
+    """A session's metadata from its JSON.
+
+    Raises:
+        Unreadable: it is no JSON object.
+    """
+    try:
+        value = from_json(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Unreadable("has unreadable metadata")
+    return value
+
+
+def _is_plain(message: ChatMessage) -> bool:
+    """Whether every value has a type of JSON's own; ``==`` alone takes True for 1."""
+    content = message.content
+    return (
+        type(content) in (str, type(None))
+        and type(message.role) is str
+        and type(message.id) is str
+        and not message.metadata
+        and not message.extras
+    ) or _find(message) is None
+
+
+def _explain(message: ChatMessage) -> str:
+    """The first field that cannot be stored, and why."""
+    return _find(message) or "the message does not come back equal from JSON"
+
+
+def _find(message: ChatMessage) -> str | None:
+    for name in ChatMessage.model_fields:
+        value = getattr(message, name)
+        if name == "created_at":
+            continue
+        if name == "content" and type(value) is list:
+            for index, block in enumerate(value):
+                problem = _find_in_block(block, f"content[{index}]")
+                if problem:
+                    return problem
+        elif problem := _problem(value, name):
+            return problem
+    try:
+        ChatMessage.model_validate(message.__dict__)
+    except ValidationError as exc:
+        first = exc.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return None
+
+
+def _find_in_block(block: Any, path: str) -> str | None:
+    if not isinstance(block, BaseModel):
+        return f"{path} must be a block, not {_name(block)}"
+    fields = {name: getattr(block, name) for name in type(block).model_fields}
+    for name, value in (fields | (block.model_extra or {})).items():
+        if type(value) is bytes and name in fields:
+            continue
+        problem = _problem(name, f"a field name of {path}") or _problem(value, f"{path}.{name}")
+        if problem:
+            return problem
+    return None
+
+
+def _name(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _problem(value: Any, path: str, depth: int = 0) -> str | None:
+    """Why a value would not come back from JSON equal, types included; None if it would."""
+    kind = type(value)
+    if value is None or kind is bool:
+        return None
+    if kind is str:
+        return _problem_of_text(value, path)
+    if kind is int:
+        return None if -_MAX_INT < value < _MAX_INT else f"{path} has more than 4,300 digits"
+    if kind is float:
+        return None if math.isfinite(value) else f"{path} is {value}, which JSON cannot hold"
+    if kind not in (dict, list):
+        return f"{path} is a {_name(value)}, which JSON cannot give back equal"
+    if depth > MAX_DEPTH:
+        return f"{path[:60]}... is nested more than {MAX_DEPTH} deep"
+    if kind is list:
+        for index, item in enumerate(value):
+            if problem := _problem(item, f"{path}[{index}]", depth + 1):
+                return problem
+        return None
+    for name, item in value.items():
+        if type(name) is not str:
+            return f"{path} has the key {name!r}, a {_name(name)}; JSON's keys are str"
+        problem = _problem_of_text(name, f"a key of {path}") or _problem(
+            item, f"{path}.{name}", depth + 1
+        )
+        if problem:
+            return problem
+    return None
+
+
+def _problem_of_text(text: str, path: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        return f"{path} has a lone surrogate at character {exc.start}, which UTF-8 cannot hold"
+    return None

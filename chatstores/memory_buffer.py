@@ -1,0 +1,7 @@
+"""ChatMemoryBuffer (being written)."""
+
+from __future__ import annotations
+
+
+class ChatMemoryBuffer:
+    """Placeholder."""

@@ -1,0 +1,595 @@
+"""What each public method does, once for sync and async; and the hooks that a backend writes.
+
+Here stands all that is the same on every backend: checking, encoding, deadlines, the settling of
+lost replies, errors. ``ChatStore`` adds the public pairs of methods on top, a backend the hooks
+below.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+from chatstores.codec import (
+    Unreadable,
+    decode,
+    decode_metadata,
+    decode_one,
+    encode,
+    encode_metadata,
+)
+from chatstores.errors import (
+    BackendUnavailableError,
+    ChatStoreError,
+    ConflictError,
+    CorruptRecordError,
+    InvalidArgumentError,
+    InvalidKeyError,
+    InvalidMessageError,
+    InvalidURLError,
+    MessageNotFoundError,
+    MessageTooLargeError,
+    OutcomeUnknownError,
+    SessionNotFoundError,
+    StaleCursorError,
+)
+from chatstores.message import ChatMessage
+from chatstores.retry import CONTENTION_LIMIT, Deadline, NotDone
+from chatstores.state import (
+    Action,
+    Append,
+    Clear,
+    Command,
+    Delete,
+    Edit,
+    Head,
+    Outcome,
+    Record,
+    Replace,
+    SetMetadata,
+    Snapshot,
+)
+from chatstores.transport import Transport, Transports
+from chatstores.types import Capabilities, Commit, Page, SessionInfo, SessionPage
+from chatstores.url import StoreURL, parse_bool, parse_duration, parse_options, parse_url
+
+__all__ = ["KeyPage", "Operations", "RecentPage"]
+
+T = TypeVar("T")
+
+MAX_KEY_BYTES = 512
+OWN_PREFIX = "chatstores."
+
+_NAMESPACE_CHARACTERS = frozenset(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017
+
+
+class KeyPage(NamedTuple):
+    """Some keys in byte order, and the key to go on after; None at the end."""
+
+    keys: Sequence[str]
+    after: str | None
+
+
+class RecentPage(NamedTuple):
+    """Some live sessions, newest write first, and the place to go on below; None at the end."""
+
+    sessions: Sequence[tuple[str, Head]]
+    before: tuple[int, str] | None
+
+
+def _namespace(value: Any) -> str:
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= 64
+        or set(value) - _NAMESPACE_CHARACTERS
+    ):
+        raise ValueError("must be 1 to 64 of the characters A-Z a-z 0-9 _ . -")
+    return value
+
+
+def _on_corrupt(value: Any) -> str:
+    if value not in ("raise", "skip"):
+        raise ValueError('must be "raise" or "skip"')
+    return str(value)
+
+
+class Operations(ABC):
+    """The base of ChatStore; see there for the arguments."""
+
+    #: What this backend keeps, refuses and is good for.
+    capabilities: Capabilities = Capabilities()
+    #: The base classes of the driver's errors; ``_error`` says what each means.
+    _driver_errors: ClassVar[tuple[type[BaseException], ...]] = ()
+    #: The backend's own options: a function for each that checks it, or reads it from text.
+    _options: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+    #: The options of every store.
+    _base_options: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "namespace": _namespace,
+        "ttl": parse_duration,
+        "create": parse_bool,
+        "timeout": parse_duration,
+        "on_corrupt": _on_corrupt,
+    }
+
+    def __init__(
+        self,
+        *,
+        namespace: str = "default",
+        ttl: float | str | None = None,
+        create: bool = True,
+        timeout: float = 5.0,
+        on_corrupt: str = "raise",
+    ) -> None:
+        given = {
+            "namespace": namespace,
+            "create": create,
+            "timeout": timeout,
+            "on_corrupt": on_corrupt,
+        } | ({} if ttl is None else {"ttl": ttl})
+        options = parse_options(given, self._base_options, "a store")
+        self._namespace: str = options["namespace"]
+        self._ttl: float | None = options.get("ttl")
+        self._create: bool = options["create"]
+        self._timeout: float = options["timeout"]
+        self._on_corrupt: str = options["on_corrupt"]
+        self._ttl_us = None if self._ttl is None else max(1, round(self._ttl * 1_000_000))
+        #: Seconds after which a write that loses to others gives up.
+        self._contention_limit = CONTENTION_LIMIT
+        self._secrets: tuple[str, ...] = ()
+        self._transports = Transports(self._open, self._aopen)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """The store that a URL names.
+
+        Args:
+            url: the URL; its query holds options.
+            options: further options; none may stand in both places.
+
+        Raises:
+            InvalidURLError: a part of the URL or an option is wrong.
+        """
+        parsed = parse_url(url)
+        twice = sorted(options.keys() & parsed.query.keys())
+        if "password" in options and parsed.password is not None:
+            twice.append("password")
+        if twice:
+            raise InvalidURLError(f"given in the URL and beside it: {', '.join(twice)}")
+        password = options.pop("password", parsed.password)
+        if password is not None and not isinstance(password, str):
+            raise InvalidURLError("the option password: must be a str")
+        known = {**cls._base_options, **cls._options}
+        values = parse_options({**parsed.query, **options}, known, f"{parsed.scheme}://")
+        return cls._from_parts(parsed._replace(password=password), values)
+
+    # The hooks: what a backend writes. Each is called with a transport that has this attempt's
+    # time; none may use asyncio or time itself.
+
+    @classmethod
+    @abstractmethod
+    def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
+        """The store of a parsed URL; the options are checked."""
+
+    @abstractmethod
+    def _open(self) -> Transport:
+        """A transport for sync code; no I/O."""
+
+    @abstractmethod
+    def _aopen(self) -> Transport:
+        """A transport for the running event loop; no I/O."""
+
+    @abstractmethod
+    async def _commit(self, t: Any, key: str, command: Command) -> Outcome:
+        """Do a command; the same one again gives the same answer and is not done again."""
+
+    @abstractmethod
+    async def _read(self, t: Any, key: str, first: int | None, last: int | None) -> Sequence[bytes]:
+        """The stored messages of a session, oldest first: all, or the first or last so many."""
+
+    @abstractmethod
+    async def _head(self, t: Any, key: str) -> Head | None:
+        """The head of a live session."""
+
+    @abstractmethod
+    async def _snapshot(
+        self, t: Any, key: str, before: int | None, limit: int | None
+    ) -> Snapshot | None:
+        """In one moment, the head of a live session and its newest rows below an ordinal.
+
+        At most ``limit`` rows, oldest first; None for either means no bound.
+        """
+
+    @abstractmethod
+    async def _list(self, t: Any, prefix: str, after: str | None, limit: int) -> KeyPage:
+        """Live sessions' keys that begin with a prefix and come after a key, in byte order.
+
+        About ``limit`` of them; fewer, even none, are no end: only a page without ``after`` is.
+        """
+
+    @abstractmethod
+    async def _recent(self, t: Any, before: tuple[int, str] | None, limit: int) -> RecentPage:
+        """Live sessions by (last write, key), descending, below a place."""
+
+    @abstractmethod
+    async def _purge(self, t: Any) -> int:
+        """Remove what has expired; how many sessions that were."""
+
+    async def _setup(self, t: Any) -> None:
+        """Create what the store needs, unless ``create`` is False; nothing by default."""
+
+    @abstractmethod
+    async def _ping(self, t: Any) -> None:
+        """Return if the store can be used, raise if not."""
+
+    def _error(self, exc: BaseException) -> ChatStoreError:
+        """What a driver's error means. Most specific class first.
+
+        A BackendUnavailableError is tried again until the deadline.
+        """
+        raise exc
+
+    # Running a hook.
+
+    async def _run(
+        self,
+        t: Transport,
+        hook: Callable[..., Awaitable[T]],
+        *args: Any,
+        command: Command | None = None,
+    ) -> T:
+        """A hook's result, tried again while the server is away and there is time.
+
+        A write is tried again as the same command, so that the engine knows it; if its outcome
+        stays open at the end, that is what is raised.
+        """
+        deadline = Deadline(self._timeout)
+        may_have_happened = False
+        while True:
+            seconds = deadline.attempt()
+            try:
+                if command is None:
+                    return await hook(t.within(seconds), *args)
+                if may_have_happened:
+                    # What is on its way for as long as the attempt may take counts as older.
+                    age = deadline.age_us() + int(seconds * 1_000_000)
+                    command = command._replace(age=age)
+                return await hook(t.within(seconds), *args, command)
+            except NotDone as exc:
+                cause: BaseException = exc.__cause__ or exc
+                error = self._error(cause)
+            except self._driver_errors as exc:
+                cause = exc
+                error = self._error(exc)
+                may_have_happened |= isinstance(error, BackendUnavailableError)
+            pause = deadline.pause() if isinstance(error, BackendUnavailableError) else None
+            if pause is None:
+                if command is not None and may_have_happened:
+                    error = OutcomeUnknownError(f"{command.id:016x}")
+                raise error from self._scrubbed(cause)
+            await t.sleep(pause)
+
+    def _scrubbed(self, exc: BaseException) -> BaseException:
+        """The error, or a copy without secrets if its text, or its chain's, holds one."""
+        link: BaseException | None = exc
+        while link is not None:
+            if any(secret in f"{link} {link.args}" for secret in self._secrets):
+                text = f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"
+                for secret in self._secrets:
+                    text = text.replace(secret, "***")
+                return RuntimeError(text)
+            link = link.__cause__ or link.__context__
+        return exc
+
+    # Checking what comes in.
+
+    @staticmethod
+    def _check_key(key: str) -> None:
+        if not isinstance(key, str):
+            raise InvalidKeyError(f"a session's key must be a str, not {type(key).__name__}")
+        if not key:
+            raise InvalidKeyError("a session's key must not be empty")
+        try:
+            size = len(key) if key.isascii() else len(key.encode())
+        except UnicodeEncodeError as exc:
+            raise InvalidKeyError(
+                f"the session's key has a lone surrogate at character {exc.start}, "
+                "which UTF-8 cannot hold"
+            ) from None
+        if size > MAX_KEY_BYTES:
+            raise InvalidKeyError(
+                f"the session's key takes {size} bytes of UTF-8; at most {MAX_KEY_BYTES} may"
+            )
+        if "\0" in key:
+            raise InvalidKeyError("the session's key has a NUL character, which no key may")
+
+    @staticmethod
+    def _check_count(name: str, value: Any) -> None:
+        if type(value) is not int or value < 0:
+            raise InvalidArgumentError(
+                f"{name} must be a whole number, 0 or more, not {value!r:.80}"
+            )
+
+    def _encode(self, messages: Sequence[ChatMessage], *, batch: bool) -> list[Record]:
+        """Messages as records: each storable, no id twice, none too large, nor the batch."""
+        if isinstance(messages, str | ChatMessage | Mapping) or not isinstance(messages, Sequence):
+            raise InvalidMessageError(
+                f"messages must be a list of ChatMessage, not {type(messages).__name__}"
+            )
+        records = []
+        limit = self.capabilities.max_message_bytes
+        for message in messages:
+            payload = encode(message)
+            if len(payload) > limit:
+                raise MessageTooLargeError(len(payload), limit)
+            records.append(Record(message.id, payload))
+        if len(records) > 1:
+            if len({record.id for record in records}) < len(records):
+                raise InvalidMessageError(
+                    "two of the messages have one id; ids are made by ChatMessage, leave them out"
+                )
+            size = sum(len(record.payload) for record in records)
+            limit = self.capabilities.max_batch_bytes
+            if batch and size > limit:
+                raise MessageTooLargeError(size, limit, "the batch")
+        return records
+
+    # Writing.
+
+    async def _do(self, t: Transport, key: str, action: Action, expected: int | None) -> Outcome:
+        """Run one command; a refusal becomes its error."""
+        self._check_key(key)
+        if expected is not None:
+            self._check_count("expected_version", expected)
+        command = Command(int.from_bytes(os.urandom(8), "big"), action, expected, self._ttl_us)
+        outcome = await self._run(t, self._commit, key, command=command)
+        if outcome.refusal is not None:
+            raise self._refused(key, command, outcome)
+        return outcome
+
+    def _refused(self, key: str, command: Command, outcome: Outcome) -> ChatStoreError:
+        match outcome.refusal:
+            case "conflict":
+                return ConflictError(command.expected_version or 0, outcome.version)
+            case "no_session":
+                return SessionNotFoundError(f"there is no session {key!r}; add a message first")
+            case "no_message":
+                return MessageNotFoundError(
+                    f"session {key!r} has no message of the id {outcome.detail!r}"
+                )
+            case "other_content":
+                return InvalidMessageError(
+                    f"session {key!r} holds a message of the id {outcome.detail!r} with other "
+                    "content; replace_message() changes it, a new ChatMessage has a new id"
+                )
+            case "corrupt":
+                return CorruptRecordError(key, int(outcome.detail) if outcome.detail else None)
+            case _:
+                return OutcomeUnknownError(f"{command.id:016x}")
+
+    async def _add(
+        self, t: Transport, key: str, messages: Sequence[ChatMessage], expected: int | None
+    ) -> Commit:
+        outcome = await self._do(t, key, Append(self._encode(messages, batch=True)), expected)
+        return Commit(outcome.version, outcome.added)
+
+    async def _set(
+        self, t: Transport, key: str, messages: Sequence[ChatMessage], expected: int | None
+    ) -> Commit:
+        outcome = await self._do(t, key, Replace(self._encode(messages, batch=False)), expected)
+        return Commit(outcome.version, outcome.added)
+
+    async def _replace(
+        self, t: Transport, key: str, message: ChatMessage, expected: int | None
+    ) -> Commit:
+        [record] = self._encode([message], batch=False)
+        outcome = await self._do(t, key, Edit(record), expected)
+        return Commit(outcome.version, 0)
+
+    async def _delete(
+        self, t: Transport, key: str, action: Delete, expected: int | None
+    ) -> list[ChatMessage]:
+        if action.which in ("id", "after") and not isinstance(action.argument, str):
+            raise InvalidArgumentError("a message's id must be a str")
+        if action.which == "index" and type(action.argument) is not int:
+            raise InvalidArgumentError(f"index must be a whole number, not {action.argument!r:.80}")
+        if action.which == "oldest":
+            self._check_count("n", action.argument)
+        outcome = await self._do(t, key, action, expected)
+        try:
+            return decode(outcome.removed)
+        except Unreadable as exc:
+            raise CorruptRecordError(key, None, str(exc)) from None
+
+    async def _delete_one(
+        self, t: Transport, key: str, index: int | None, id: str | None, expected: int | None
+    ) -> ChatMessage | None:
+        if (index is None) == (id is None):
+            raise InvalidArgumentError(
+                "delete_message() takes an index or id=, exactly one of them"
+            )
+        action = Delete("index", index) if index is not None else Delete("id", id or "")
+        removed = await self._delete(t, key, action, expected)
+        return removed[0] if removed else None
+
+    async def _delete_last(
+        self, t: Transport, key: str, expected: int | None
+    ) -> ChatMessage | None:
+        removed = await self._delete(t, key, Delete("last"), expected)
+        return removed[0] if removed else None
+
+    async def _clear(self, t: Transport, key: str, expected: int | None) -> int:
+        return (await self._do(t, key, Clear(), expected)).cleared
+
+    async def _set_metadata(
+        self,
+        t: Transport,
+        key: str,
+        metadata: dict[str, Any],
+        expected: int | None,
+        *,
+        own: bool = False,
+    ) -> Commit:
+        """Replace the caller's metadata or, for adapters, the library's own."""
+        text = encode_metadata(metadata)
+        for name in metadata:
+            if name.startswith(OWN_PREFIX) is not own:
+                raise InvalidMessageError(
+                    f"metadata has the key {name!r}: keys that begin with {OWN_PREFIX!r} are the "
+                    "library's own"
+                )
+        outcome = await self._do(t, key, SetMetadata(text, own), expected)
+        return Commit(outcome.version, 0)
+
+    # Reading.
+
+    async def _get(
+        self, t: Transport, key: str, last: int | None, first: int | None
+    ) -> list[ChatMessage]:
+        self._check_key(key)
+        if last is not None:
+            self._check_count("last", last)
+        if first is not None:
+            self._check_count("first", first)
+            if last is not None:
+                raise InvalidArgumentError("get_messages() takes last= or first=, not both")
+        payloads = await self._run(t, self._read, key, first, last)
+        try:
+            return decode(payloads)
+        except Unreadable:
+            return await self._decode_each(t, key, payloads)
+
+    async def _decode_each(
+        self, t: Transport, key: str, payloads: Sequence[bytes]
+    ) -> list[ChatMessage]:
+        """The slow way for a session with a record that is not readable."""
+        messages = []
+        for payload in payloads:
+            try:
+                messages.append(decode_one(payload))
+            except Unreadable as exc:
+                error = CorruptRecordError(key, await self._position(t, key, payload), str(exc))
+                if self._on_corrupt == "raise":
+                    raise error from None
+                warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
+        return messages
+
+    async def _position(self, t: Transport, key: str, payload: bytes) -> int | None:
+        """The index of a stored message."""
+        payloads = await self._run(t, self._read, key, None, None)
+        return next((i for i, other in enumerate(payloads) if other == payload), None)
+
+    async def _page(self, t: Transport, key: str, before: str | None, limit: int) -> Page:
+        self._check_key(key)
+        self._check_count("limit", limit)
+        if limit == 0:
+            raise InvalidArgumentError("limit must be at least 1")
+        epoch, ordinal = self._parse_cursor(before) if before is not None else (None, None)
+        snapshot = await self._run(t, self._snapshot, key, ordinal, limit + 1)
+        if epoch is not None and (snapshot is None or snapshot.head.epoch != epoch):
+            raise StaleCursorError(
+                f"the history of session {key!r} was replaced or deleted; start at its end again"
+            )
+        if snapshot is None:
+            return Page([], None)
+        rows = snapshot.rows[-limit:]
+        payloads = [payload for _, payload in rows]
+        try:
+            messages = decode(payloads)
+        except Unreadable:
+            messages = await self._decode_each(t, key, payloads)
+        more = len(snapshot.rows) > limit
+        return Page(messages, f"{snapshot.head.epoch}.{rows[0][0]}" if more else None)
+
+    @staticmethod
+    def _parse_cursor(cursor: str) -> tuple[int, int]:
+        try:
+            epoch, ordinal = map(int, cursor.split("."))
+        except (ValueError, AttributeError):
+            raise InvalidArgumentError(
+                "before must be the cursor that the last page gave (page.before)"
+            ) from None
+        return epoch, ordinal
+
+    async def _get_head(self, t: Transport, key: str) -> Head | None:
+        self._check_key(key)
+        return await self._run(t, self._head, key)
+
+    async def _count(self, t: Transport, key: str) -> int:
+        head = await self._get_head(t, key)
+        return head.count if head else 0
+
+    async def _version(self, t: Transport, key: str) -> int:
+        head = await self._get_head(t, key)
+        return head.version if head else 0
+
+    async def _get_session(self, t: Transport, key: str) -> SessionInfo | None:
+        head = await self._get_head(t, key)
+        return self._info(key, head) if head else None
+
+    @staticmethod
+    def _info(key: str, head: Head) -> SessionInfo:
+        try:
+            metadata = decode_metadata(head.metadata)
+        except Unreadable as exc:
+            raise CorruptRecordError(key, None, str(exc)) from None
+        return SessionInfo(
+            key,
+            head.version,
+            head.count,
+            _EPOCH + timedelta(microseconds=head.created_at),
+            _EPOCH + timedelta(microseconds=head.updated_at),
+            None if head.expires_at is None else _EPOCH + timedelta(microseconds=head.expires_at),
+            metadata,
+        )
+
+    # Listing.
+
+    async def _key_page(self, t: Transport, prefix: str, after: str | None, size: int) -> KeyPage:
+        if not isinstance(prefix, str):
+            raise InvalidKeyError(f"prefix must be a str, not {type(prefix).__name__}")
+        if prefix:
+            self._check_key(prefix)
+        self._check_count("page_size", size)
+        if size == 0:
+            raise InvalidArgumentError("page_size must be at least 1")
+        return await self._run(t, self._list, prefix, after, size)
+
+    async def _get_keys(self, t: Transport, prefix: str) -> list[str]:
+        keys: list[str] = []
+        after = None
+        while True:
+            page = await self._key_page(t, prefix, after, 1000)
+            keys += page.keys
+            after = page.after
+            if after is None:
+                return keys
+
+    async def _session_page(self, t: Transport, limit: int, before: str | None) -> SessionPage:
+        self._check_count("limit", limit)
+        if limit == 0:
+            raise InvalidArgumentError("limit must be at least 1")
+        place = None
+        if before is not None:
+            try:
+                time, _, key = before.partition(".")
+                place = (int(time), key)
+            except (ValueError, AttributeError):
+                raise InvalidArgumentError(
+                    "before must be the cursor that the last page gave (page.before)"
+                ) from None
+        sessions: list[SessionInfo] = []
+        while True:
+            page = await self._run(t, self._recent, place, limit - len(sessions))
+            sessions += [self._info(key, head) for key, head in page.sessions]
+            place = page.before
+            if place is None:
+                return SessionPage(sessions, None)
+            if len(sessions) >= limit:
+                return SessionPage(sessions, f"{place[0]}.{place[1]}")

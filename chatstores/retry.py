@@ -1,0 +1,55 @@
+"""Deadlines, and how long to wait between attempts."""
+
+from __future__ import annotations
+
+import random
+import time
+
+__all__ = ["CONTENTION_LIMIT", "Deadline", "NotDone"]
+
+#: How long a write goes on losing to other writers, in seconds (the contract's U3).
+CONTENTION_LIMIT = 30.0
+
+_SHORTEST_ATTEMPT = 0.25
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 1.0
+
+
+class NotDone(Exception):
+    """A transport's word that the engine did nothing: not reached, or it refused to begin.
+
+    Raised ``from`` the driver's error. The same command may be sent again without a question.
+    """
+
+
+class Deadline:
+    """The time that one call of a user has, over all its attempts.
+
+    Args:
+        seconds: how long.
+    """
+
+    __slots__ = ("_began", "_end", "_pause")
+
+    def __init__(self, seconds: float) -> None:
+        self._began = time.monotonic()
+        self._end = self._began + seconds
+        self._pause = _FIRST_PAUSE
+
+    def attempt(self) -> float:
+        """Seconds for the next attempt: half of what is left, at least 250 ms of it."""
+        left = self._end - time.monotonic()
+        return max(0.001, min(left, max(_SHORTEST_ATTEMPT, left / 2)))
+
+    def pause(self) -> float | None:
+        """Seconds to wait before another attempt, with jitter; None if no time is left for one."""
+        seconds = random.uniform(self._pause / 2, self._pause)
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        left = self._end - time.monotonic()
+        if left <= 0.01:
+            return None
+        return min(seconds, left * 0.8)
+
+    def age_us(self) -> int:
+        """Microseconds since the call began."""
+        return int((time.monotonic() - self._began) * 1_000_000) + 1

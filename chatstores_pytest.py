@@ -1,0 +1,21 @@
+"""The pytest option and markers of the conformance suite; loaded by every pytest run, so thin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def pytest_addoption(parser: Any) -> None:
+    """Add ``--store-url``."""
+    group = parser.getgroup("chatstores")
+    group.addoption(
+        "--store-url",
+        metavar="URL",
+        help="run the chat-store contract on the store of this URL: "
+        "pytest --pyargs chatstores.conformance --store-url URL",
+    )
+
+
+def pytest_configure(config: Any) -> None:
+    """Name the marker that ties a test to a clause of the contract."""
+    config.addinivalue_line("markers", "clause(name): the clause of the contract that it proves")
