@@ -10,21 +10,21 @@
     │   ├── InvalidKeyError                          ... the session's key
     │   └── InvalidMessageError                      ... a message, or the metadata
     │       └── MessageTooLargeError                     ... its size: .size, .limit
-    ├── ConflictError                                expected_version was not met: .expected, .actual
-    ├── ContentionError         TimeoutError         other writers won for too long; nothing written
-    ├── StaleCursorError                             the walk's cursor belongs to a replaced history
+    ├── ConflictError                                not at expected_version: .expected, .actual
+    ├── ContentionError         TimeoutError         others won for too long; nothing written
+    ├── StaleCursorError                             the cursor's history was replaced
     ├── SessionNotFoundError    KeyError             the call needs a session that exists
     ├── MessageNotFoundError    KeyError             the call needs a message that exists
     ├── SessionExistsError                           load() would overwrite: .keys
     ├── NotSetUpError                                create=False and nothing is set up
     ├── BackendUnavailableError ConnectionError      the server is away, or silent
-    │   └── OutcomeUnknownError                      ... and a write may have happened: .command_id
+    │   └── OutcomeUnknownError                      ... during a write: .command_id
     ├── AuthenticationError     PermissionError      the server refused user or password
     ├── PermissionDeniedError   PermissionError      the user may not do this
-    ├── BackendMismatchError                         a topic, table or file is not what it must be
+    ├── BackendMismatchError                         a topic, table or file is not as needed
     ├── UnsupportedError        NotImplementedError  this backend cannot: see its Capabilities
     ├── StoreClosedError        RuntimeError         the store was closed
-    ├── CorruptRecordError                           a stored record is unreadable: .key, .position
+    ├── CorruptRecordError                           unreadable record: .key, .position
     └── CorruptSnapshotError    ValueError           a snapshot is truncated or altered
 
 Every method of a store raises one of these, ``from`` the driver's own error. Constructors of
