@@ -264,6 +264,8 @@ class Operations(ABC):
             except NotDone as exc:
                 cause: BaseException = exc.__cause__ or exc
                 error = self._error(cause)
+            except ChatStoreError:
+                raise
             except self._driver_errors as exc:
                 cause = exc
                 error = self._error(exc)
@@ -318,7 +320,7 @@ class Operations(ABC):
 
     def _encode(self, messages: Sequence[ChatMessage], *, batch: bool) -> list[Record]:
         """Messages as records: each storable, no id twice, none too large, nor the batch."""
-        if isinstance(messages, str | ChatMessage | Mapping) or not isinstance(messages, Sequence):
+        if not isinstance(messages, list | tuple):
             raise InvalidMessageError(
                 f"messages must be a list of ChatMessage, not {type(messages).__name__}"
             )

@@ -262,14 +262,12 @@ class SessionState:
 
     def _decide(self, command: Command, now: int) -> Outcome:
         action, expected = command.action, command.expected_version
+        if isinstance(action, Append):
+            return self._append(action.records, expected, command.ttl, now)
         actual = self._actual()
-        if isinstance(action, Append) and action.records and self._holds(action.records):
-            return Outcome(actual)
         if expected is not None and expected != actual:
             return Outcome(actual, refusal="conflict")
         match action:
-            case Append():
-                return self._append(action, command.ttl, now)
             case Delete():
                 return self._delete(action, command.ttl, now)
             case Edit():
@@ -287,15 +285,16 @@ class SessionState:
             case SetMetadata():
                 return self._set_metadata(action, command.ttl, now)
 
-    def _append(self, action: Append, ttl: int | None, now: int) -> Outcome:
-        recent = self._recent()
-        fresh = []
-        for record in action.records:
-            there = recent.get(record.id)
-            if there is None:
-                fresh.append(record)
-            elif there != record.payload:
-                return Outcome(self._actual(), refusal="other_content", detail=record.id)
+    def _append(
+        self, records: Sequence[Record], expected: int | None, ttl: int | None, now: int
+    ) -> Outcome:
+        fresh, other = self._sift(records)
+        if records and not fresh and other is None:
+            return Outcome(self._actual())
+        if expected is not None and expected != self._actual():
+            return Outcome(self._actual(), refusal="conflict")
+        if other is not None:
+            return Outcome(self._actual(), refusal="other_content", detail=other)
         if not fresh:
             return Outcome(self._actual())
         born = not self.alive
@@ -303,6 +302,19 @@ class SessionState:
         self._add(fresh)
         self._changed(ttl, now, new_epoch=born)
         return Outcome(self.version, added=len(fresh))
+
+    def _sift(self, records: Sequence[Record]) -> tuple[Sequence[Record], str | None]:
+        """The records that are not there yet; and the id of one that is, with other content."""
+        wanted = {record.id: record for record in records}
+        window = max(WINDOW, self.batch)
+        there = [row for row in self.rows[-window:] if row.id in wanted]
+        if not there:
+            return records, None
+        for row in there:
+            if wanted[row.id].payload != row.payload:
+                return (), row.id
+        known = {row.id for row in there}
+        return [record for record in records if record.id not in known], None
 
     def _delete(self, action: Delete, ttl: int | None, now: int) -> Outcome:
         if action.which == "after" and not any(row.id == action.argument for row in self.rows):
@@ -349,14 +361,6 @@ class SessionState:
 
     def _actual(self) -> int:
         return self.version if self.alive else 0
-
-    def _recent(self) -> dict[str, bytes]:
-        window = max(WINDOW, self.batch)
-        return {row.id: row.payload for row in self.rows[-window:]}
-
-    def _holds(self, records: Sequence[Record]) -> bool:
-        recent = self._recent()
-        return all(recent.get(record.id) == record.payload for record in records)
 
     def _find(self, message_id: object) -> int | None:
         for index in range(len(self.rows) - 1, -1, -1):

@@ -1,0 +1,43 @@
+-- Append: ARGV[6..] are id, message, id, message ...
+local answer = known()
+if answer then
+  return answer
+end
+
+-- The most usual case by itself: one message, and it is new.
+if #ARGV == 7 and live and (not expected or expected == S.version) then
+  local ordinal = string.format('%.0f', S.last_ordinal + 1)
+  if redis.call('HSETNX', ids, ARGV[6], ordinal) == 1 then
+    redis.call('RPUSH', rows, ordinal .. ' ' .. ARGV[7])
+    S.last_ordinal = S.last_ordinal + 1
+    return changed(1)
+  end
+end
+
+-- Those that are there already, with the same content or another.
+local skip, wanted, there, other = {}, 0, 0, nil
+for at = 6, #ARGV, 2 do
+  wanted = wanted + 1
+  local ordinal = live and redis.call('HGET', ids, ARGV[at])
+  if ordinal then
+    local row = redis.call('LINDEX', rows, index_of(tonumber(ordinal)))
+    if row == ordinal .. ' ' .. ARGV[at + 1] then
+      skip[ARGV[at]] = true
+      there = there + 1
+    else
+      other = ARGV[at]
+    end
+  end
+end
+
+if wanted > 0 and there == wanted then
+  return unchanged()
+elseif expected and expected ~= actual then
+  return unchanged('conflict')
+elseif other then
+  return unchanged('other_content', other)
+elseif wanted == 0 then
+  return unchanged()
+end
+begin()
+return changed(add(6, skip))

@@ -1,0 +1,19 @@
+-- Edit: ARGV[6] is the message's id, ARGV[7] the message.
+local answer = known()
+if answer then
+  return answer
+elseif expected and expected ~= actual then
+  return unchanged('conflict')
+elseif not live then
+  return unchanged('no_session', ARGV[6])
+end
+local ordinal = redis.call('HGET', ids, ARGV[6])
+if not ordinal then
+  return unchanged('no_message', ARGV[6])
+end
+local index, row = index_of(tonumber(ordinal)), ordinal .. ' ' .. ARGV[7]
+if redis.call('LINDEX', rows, index) == row then
+  return unchanged()
+end
+redis.call('LSET', rows, index, row)
+return changed(0)

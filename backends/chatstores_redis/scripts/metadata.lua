@@ -1,0 +1,13 @@
+-- SetMetadata: ARGV[6] is the field ('m', or 'w' for the library's own), ARGV[7] the JSON.
+local answer = known()
+if answer then
+  return answer
+elseif expected and expected ~= actual then
+  return unchanged('conflict')
+elseif not live then
+  return unchanged('no_session')
+elseif redis.call('HGET', head, ARGV[6]) == ARGV[7] then
+  return unchanged()
+end
+redis.call('HSET', head, ARGV[6], ARGV[7])
+return changed(0)

@@ -1,0 +1,51 @@
+-- What every script of a session begins with.
+-- KEYS[1]: the bucket's name; its braces are the hash tag of every key that is derived from it here,
+-- so that all of them lie in one slot. ARGV[1]: the session's key.
+--
+-- h: the head, a hash. s the state (below), m metadata, w the library's own metadata.
+-- r: the rows, a list of "<ordinal> <message>".   i: message id -> ordinal, a hash.
+-- c0, c1: command id -> its answer, hashes.        x: command id -> what it removed, a hash.
+-- Of a bucket: k its sessions by key, t by last write, e by expiry, sorted sets.
+--
+-- The state is packed doubles: they cost a third of as many hash fields and hold whole numbers up
+-- to 2^53. dead and repeats (ids may) are 0 or 1. half says which of c0 and c1 takes commands, since
+-- when and from which version on; forgotten when the newest forgotten command was done; overtaken
+-- until when a first attempt may come after its own retry.
+local STATE = '<ddddddddddddd'
+local bucket, key = KEYS[1], ARGV[1]
+local head, rows, ids = bucket .. ':h:' .. key, bucket .. ':r:' .. key, bucket .. ':i:' .. key
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local now_ms = math.floor(now / 1000)
+
+-- One table, not thirteen locals: each local that a function below holds is paid at every call.
+local S = {}
+local packed = redis.call('HGET', head, 's')
+if packed then
+  S.version, S.epoch, S.last_ordinal, S.born, S.updated, S.expires, S.dead, S.repeats, S.half,
+    S.since, S.since_version, S.forgotten, S.overtaken = struct.unpack(STATE, packed)
+else
+  S.version, S.epoch, S.last_ordinal, S.born, S.updated, S.expires, S.dead, S.repeats, S.half,
+    S.since, S.since_version, S.forgotten, S.overtaken = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+end
+local live = S.version > 0 and S.dead == 0 and not (S.expires > 0 and now_ms > S.expires)
+
+-- The index of the first row whose ordinal is not below the given one. A damaged row has no
+-- ordinal: the next that has one stands for it.
+local function index_of(ordinal)
+  local low, high = 0, redis.call('LLEN', rows)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local at, found = middle, nil
+    while at < high and not found do
+      found = tonumber(string.match(redis.call('LINDEX', rows, at), '^%d+'))
+      at = at + 1
+    end
+    if found and found < ordinal then
+      low = at
+    else
+      high = middle
+    end
+  end
+  return low
+end
