@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -166,7 +166,7 @@ def _is_plain_text(message: ChatMessage) -> bool:
         and fields["name"] is None
         and fields["tool_call_id"] is None
         and type(created_at) is datetime
-        and created_at.tzinfo is timezone.utc
+        and created_at.tzinfo is UTC
         and fields["metadata"] == {}
         and fields["extras"] == {}
     )

@@ -34,12 +34,11 @@ class Fold:
         """Do a command, unless it would remove a record that is not readable."""
         state = self.state(namespace, key)
         if isinstance(command.action, Delete) and state.is_live(now):
-            for row in state.targets(command.action):
+            for index in state.targets(command.action):
                 try:
-                    decode_one(row.payload)
+                    decode_one(state.payloads[index])
                 except Unreadable:
-                    position = str(state.rows.index(row))
-                    return Outcome(state.version, refusal="corrupt", detail=position)
+                    return Outcome(state.version, refusal="corrupt", detail=str(index))
         return state.apply(command, now)
 
     def read(
@@ -49,8 +48,7 @@ class Fold:
         state = self._live(namespace, key, now)
         if state is None or last == 0:
             return []
-        rows = state.rows[:first] if last is None else state.rows[-last:]
-        return [row.payload for row in rows]
+        return state.payloads[:first] if last is None else state.payloads[-last:]
 
     def head(self, namespace: str, key: str, now: int) -> Head | None:
         """The head of a live session."""
@@ -64,8 +62,7 @@ class Fold:
         state = self._live(namespace, key, now)
         if state is None:
             return None
-        rows = state.rows_before(before, limit)
-        return Snapshot(state.head(), [(row.ordinal, row.payload) for row in rows])
+        return Snapshot(state.head(), state.rows_before(before, limit))
 
     def list(self, namespace: str, prefix: str, after: str | None, limit: int, now: int) -> KeyPage:
         """Live sessions' keys in byte order."""

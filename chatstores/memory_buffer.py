@@ -574,12 +574,12 @@ def find_cut(
     for i in range(count - 1, -1, -1):
         used += tokens[i]
         if used > budget and user is not None:
-            return Cut(user, count - i)
+            return Cut(user, count - i) if needed >= 0 else None
         role = messages[i].role
         if role == "tool":
             call = calls[i]
             if call is None and not whole and i < _CALL_DISTANCE:
-                call = -1  # perhaps older than what was read
+                call = -1  # it may be older than what was read
             needed = needed if call is None else min(needed, call)
         if needed < i:
             continue

@@ -11,8 +11,6 @@ __all__ = ["CONTENTION_LIMIT", "Deadline", "NotDone"]
 CONTENTION_LIMIT = 30.0
 
 _SHORTEST_ATTEMPT = 0.25
-_FIRST_PAUSE = 0.02
-_LONGEST_PAUSE = 1.0
 
 
 class NotDone(Exception):
@@ -27,14 +25,19 @@ class Deadline:
 
     Args:
         seconds: how long.
+        first_pause: seconds before the second attempt; then twice as long each time,
+        longest_pause: up to this.
     """
 
-    __slots__ = ("_began", "_end", "_pause")
+    __slots__ = ("_began", "_end", "_longest", "_pause")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(
+        self, seconds: float, first_pause: float = 0.02, longest_pause: float = 1.0
+    ) -> None:
         self._began = time.monotonic()
         self._end = self._began + seconds
-        self._pause = _FIRST_PAUSE
+        self._pause = first_pause
+        self._longest = longest_pause
 
     def attempt(self) -> float:
         """Seconds for the next attempt: half of what is left, at least 250 ms of it."""
@@ -44,7 +47,7 @@ class Deadline:
     def pause(self) -> float | None:
         """Seconds to wait before another attempt, with jitter; None if no time is left for one."""
         seconds = random.uniform(self._pause / 2, self._pause)
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        self._pause = min(self._pause * 2, self._longest)
         left = self._end - time.monotonic()
         if left <= 0.01:
             return None

@@ -10,6 +10,7 @@ Times are whole microseconds since 1970, UTC. Versions and ordinals are whole nu
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -192,7 +193,11 @@ class SessionState:
     alive: bool = False
     epoch: int = 0
     last_ordinal: int = 0
-    rows: list[Row] = field(default_factory=list)
+    # The rows by column: what is looked for among the last ids, and read as the last payloads, are
+    # plain slices; and a row costs no object of its own.
+    ordinals: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    payloads: list[bytes] = field(default_factory=list)
     batch: int = 0  # the length of the last batch added
     created_at: int = 0
     updated_at: int = 0
@@ -241,7 +246,7 @@ class SessionState:
         return Head(
             self.version,
             self.epoch,
-            len(self.rows),
+            len(self.ids),
             self.created_at,
             self.updated_at,
             self.expires_at,
@@ -249,14 +254,20 @@ class SessionState:
             self.own,
         )
 
-    def rows_before(self, ordinal: int | None, limit: int | None) -> list[Row]:
-        """The newest ``limit`` rows below an ordinal (None: the end), oldest first."""
-        stop = len(self.rows) if ordinal is None else self._place(ordinal)
-        return self.rows[0 if limit is None else max(0, stop - limit) : stop]
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, in order."""
+        return [Row(*row) for row in zip(self.ordinals, self.ids, self.payloads, strict=True)]
 
-    def targets(self, action: Action) -> Sequence[Row]:
-        """The rows that a deletion would remove; for those who must look at them first."""
-        return self.rows[self._span(action)] if isinstance(action, Delete) else ()
+    def rows_before(self, ordinal: int | None, limit: int | None) -> list[tuple[int, bytes]]:
+        """Ordinal and bytes of the newest ``limit`` rows below an ordinal (None: the end)."""
+        stop = len(self.ids) if ordinal is None else bisect_left(self.ordinals, ordinal)
+        span = slice(0 if limit is None else max(0, stop - limit), stop)
+        return list(zip(self.ordinals[span], self.payloads[span], strict=True))
+
+    def targets(self, action: Delete) -> range:
+        """The indexes that a deletion would remove; for those who must look at them first."""
+        return range(len(self.ids))[self._span(action)]
 
     # One decision an action. Each checks what W0 asks before anything else.
 
@@ -278,7 +289,7 @@ class SessionState:
             case Restore():
                 return self._restore(action, now)
             case Clear():
-                count = len(self.rows)
+                count = len(self.ids)
                 if self.alive:
                     self._end(now)
                 return Outcome(0, cleared=count)
@@ -305,25 +316,28 @@ class SessionState:
 
     def _sift(self, records: Sequence[Record]) -> tuple[Sequence[Record], str | None]:
         """The records that are not there yet; and the id of one that is, with other content."""
-        wanted = {record.id: record for record in records}
         window = max(WINDOW, self.batch)
-        there = [row for row in self.rows[-window:] if row.id in wanted]
-        if not there:
+        recent = self.ids[-window:]
+        if len(records) == 1 and records[0].id not in recent:
             return records, None
-        for row in there:
-            if wanted[row.id].payload != row.payload:
-                return (), row.id
-        known = {row.id for row in there}
-        return [record for record in records if record.id not in known], None
+        there = dict(zip(recent, self.payloads[-window:], strict=True))
+        fresh = []
+        for record in records:
+            payload = there.get(record.id)
+            if payload is None:
+                fresh.append(record)
+            elif payload != record.payload:
+                return (), record.id
+        return fresh, None
 
     def _delete(self, action: Delete, ttl: int | None, now: int) -> Outcome:
-        if action.which == "after" and not any(row.id == action.argument for row in self.rows):
+        if action.which == "after" and action.argument not in self.ids:
             return Outcome(self._actual(), refusal="no_message", detail=str(action.argument))
         span = self._span(action)
-        removed = [row.payload for row in self.rows[span]]
+        removed = self.payloads[span]
         if not removed:
             return Outcome(self._actual())
-        del self.rows[span]
+        del self.ordinals[span], self.ids[span], self.payloads[span]
         self._changed(ttl, now)
         return Outcome(self.version, removed=removed)
 
@@ -332,10 +346,9 @@ class SessionState:
         if index is None:
             refusal: Refusal = "no_message" if self.alive else "no_session"
             return Outcome(self._actual(), refusal=refusal, detail=record.id)
-        row = self.rows[index]
-        if row.payload == record.payload:
+        if self.payloads[index] == record.payload:
             return Outcome(self.version)
-        self.rows[index] = row._replace(payload=record.payload)
+        self.payloads[index] = record.payload
         self._changed(ttl, now)
         return Outcome(self.version)
 
@@ -363,13 +376,13 @@ class SessionState:
         return self.version if self.alive else 0
 
     def _find(self, message_id: object) -> int | None:
-        for index in range(len(self.rows) - 1, -1, -1):
-            if self.rows[index].id == message_id:
+        for index in range(len(self.ids) - 1, -1, -1):
+            if self.ids[index] == message_id:
                 return index
         return None
 
     def _span(self, action: Delete) -> slice:
-        which, argument, count = action.which, action.argument, len(self.rows)
+        which, argument, count = action.which, action.argument, len(self.ids)
         if which == "oldest":
             return slice(0, int(argument))
         if which == "last":
@@ -382,16 +395,8 @@ class SessionState:
             return slice(0, 0)
         return slice(found, found + 1) if which == "id" else slice(found + 1, count)
 
-    def _place(self, ordinal: int) -> int:
-        """How many rows have a lower ordinal."""
-        low, high = 0, len(self.rows)
-        while low < high:
-            middle = (low + high) // 2
-            if self.rows[middle].ordinal < ordinal:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+    def _drop_rows(self) -> None:
+        self.ordinals, self.ids, self.payloads = [], [], []
 
     def _begin(self, now: int) -> None:
         """A session that is not there is born."""
@@ -404,12 +409,14 @@ class SessionState:
     def _add(self, records: Sequence[Record]) -> None:
         for record in records:
             self.last_ordinal += 1
-            self.rows.append(Row(self.last_ordinal, record.id, record.payload))
+            self.ordinals.append(self.last_ordinal)
+            self.ids.append(record.id)
+            self.payloads.append(record.payload)
         self.batch = len(records)
 
     def _replace(self, records: Sequence[Record], ttl: int | None, now: int) -> None:
         self._begin(now)
-        self.rows = []
+        self._drop_rows()
         self._add(records)
         self._changed(ttl, now, new_epoch=True)
 
@@ -424,7 +431,7 @@ class SessionState:
         """The session is over: only a marker stays, without text."""
         self.version += 1
         self.alive = False
-        self.rows = []
+        self._drop_rows()
         self.batch = 0
         self.updated_at = now
         self.expires_at = None

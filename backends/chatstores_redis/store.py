@@ -215,7 +215,8 @@ class RedisChatStore(ChatStore):
             raise UnsupportedError(
                 "this store has async_client= only; sync code needs client= as well"
             )
-        connection_class, settings = redis.Connection, self._settings
+        connection_class: Any = redis.Connection
+        settings = self._settings
         if self._client is not None:
             pool = self._client.connection_pool
             connection_class, settings = pool.connection_class, pool.connection_kwargs
@@ -228,7 +229,8 @@ class RedisChatStore(ChatStore):
             raise UnsupportedError(
                 "this store has client= only; coroutines need async_client= as well"
             )
-        connection_class, settings = redis.asyncio.Connection, self._settings
+        connection_class: Any = redis.asyncio.Connection
+        settings = self._settings
         if self._async_client is not None:
             pool = self._async_client.connection_pool
             connection_class, settings = pool.connection_class, pool.connection_kwargs
@@ -367,7 +369,7 @@ class RedisChatStore(ChatStore):
     async def _purge(self, t: SyncRedis | AsyncRedis) -> int:
         purged, part = 0, 1000
         while True:
-            counts = await t.scripts(scripts.PURGE, self._buckets, part)
+            counts: list[int] = await t.scripts(scripts.PURGE, self._buckets, part)
             purged += sum(counts)
             if max(counts) < part:
                 return purged
