@@ -7,7 +7,7 @@ local age = tonumber(ARGV[5])
 local actual = live and S.version or 0
 
 local REMEMBER_MS = 60000  -- how long a command is remembered, if not
-local REMEMBER = 4096      -- so many changes follow it before
+local REMEMBER = 32768     -- so many changes follow it before
 
 local function memory(which)
   return bucket .. ':c' .. which .. ':' .. key

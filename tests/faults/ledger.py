@@ -1,0 +1,121 @@
+"""A ledger of what callers were told, held against what a session holds at the end."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+from chatstores import ChatMessage, ChatStore
+from chatstores.errors import BackendUnavailableError, OutcomeUnknownError
+
+
+@dataclass
+class Ledger:
+    """What was acknowledged, by message id; one for each session."""
+
+    added: list[str] = field(default_factory=list)
+    popped: list[str] = field(default_factory=list)
+    unknown_adds: list[str] = field(default_factory=list)
+    unknown_pops: int = 0
+    unavailable: int = 0
+
+    def check(self, left: list[str]) -> None:
+        """Nothing lost, nothing twice, nothing popped and still there, each writer's order kept."""
+        twice = [name for name, times in Counter(left).items() if times > 1]
+        assert not twice, f"there twice: {twice}"
+        popped_twice = [name for name, times in Counter(self.popped).items() if times > 1]
+        assert not popped_twice, f"returned twice: {popped_twice}"
+        assert not set(left) & set(self.popped), "popped and still there"
+        lost = set(self.added) - set(left) - set(self.popped)
+        assert len(lost) <= self.unknown_pops, f"lost: {sorted(lost)}"
+        strange = (set(left) | set(self.popped)) - set(self.added) - set(self.unknown_adds)
+        assert not strange, f"never acknowledged, and not unknown: {sorted(strange)}"
+        for writer in {name.split(".")[0] for name in left}:
+            numbers = [int(name.split(".")[1]) for name in left if name.split(".")[0] == writer]
+            assert numbers == sorted(numbers), f"writer {writer} out of order"
+
+
+class Load:
+    """Threads that add to and pop from sessions of one store until told to stop.
+
+    Args:
+        store: the store.
+        sessions: how many sessions.
+        threads: how many threads, each on every session.
+    """
+
+    def __init__(self, store: ChatStore, sessions: int = 2, threads: int = 8) -> None:
+        self.store = store
+        self.ledgers = {f"session {n}": Ledger() for n in range(sessions)}
+        self.in_flight = 0
+        self.calls = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._failures: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._work, args=(n,)) for n in range(threads)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        if self._failures:
+            raise self._failures[0]
+
+    def check(self) -> None:
+        """Hold every session against its ledger."""
+        for key, ledger in self.ledgers.items():
+            ledger.check([message.id for message in self.store.get_messages(key)])
+
+    @property
+    def unknown(self) -> int:
+        """How many outcomes stayed unknown."""
+        return sum(len(one.unknown_adds) + one.unknown_pops for one in self.ledgers.values())
+
+    @property
+    def unavailable(self) -> int:
+        """How many calls gave up before anything happened."""
+        return sum(ledger.unavailable for ledger in self.ledgers.values())
+
+    def _work(self, writer: int) -> None:
+        chance = random.Random(writer)
+        number = 0
+        try:
+            while not self._stop.is_set():
+                key = chance.choice(list(self.ledgers))
+                number += 1
+                with self._lock:
+                    self.in_flight += 1
+                    self.calls += 1
+                try:
+                    self._call(key, f"w{writer}.{number}", pop=chance.random() < 0.3)
+                finally:
+                    with self._lock:
+                        self.in_flight -= 1
+        except BaseException as exc:
+            self._failures.append(exc)
+
+    def _call(self, key: str, name: str, pop: bool) -> None:
+        ledger = self.ledgers[key]
+        try:
+            if pop:
+                message = self.store.delete_last_message(key)
+                if message is not None:
+                    ledger.popped.append(message.id)
+            else:
+                commit = self.store.add_message(key, ChatMessage(f"text of {name}", id=name))
+                assert commit.added == 1, f"{name} was there already"
+                ledger.added.append(name)
+        except OutcomeUnknownError:
+            if pop:
+                ledger.unknown_pops += 1
+            else:
+                ledger.unknown_adds.append(name)
+        except BackendUnavailableError:
+            ledger.unavailable += 1
