@@ -26,6 +26,7 @@ MAX_DEPTH = 100
 MAX_METADATA_BYTES = 16 * 1024
 
 _PREFIX = b'{"v":1,'
+_PREFIXES = {_PREFIX}
 _MAX_INT = 10**4300  # Python's own limit of int <-> str (sys.int_info.default_max_str_digits)
 
 _OFTEN_EMPTY = {"name", "tool_call_id", "metadata", "extras"}
@@ -77,10 +78,11 @@ def decode(payloads: Sequence[bytes]) -> list[ChatMessage]:
     global _messages
     if _messages is None:
         _messages = TypeAdapter(list[ChatMessage])
-    for payload in payloads:
-        if payload[:7] != _PREFIX:
-            raise Unreadable(_why(payload))
-    text = b"[{" + b",{".join([payload[7:] for payload in payloads]) + b"]" if payloads else b"[]"
+    if not payloads:
+        return []
+    if {payload[:7] for payload in payloads} != _PREFIXES:
+        raise Unreadable("is not readable")
+    text = b"[{" + b",{".join([payload[7:] for payload in payloads]) + b"]"
     try:
         messages = _messages.validate_json(text)
     except ValidationError:

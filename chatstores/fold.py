@@ -33,7 +33,10 @@ class Fold:
     def commit(self, namespace: str, key: str, command: Command, now: int) -> Outcome:
         """Do a command, unless it would remove a record that is not readable."""
         state = self.state(namespace, key)
-        if isinstance(command.action, Delete) and state.is_live(now):
+        looks = (
+            command.expected_version in (None, state.version) and command.id not in state.commands
+        )
+        if looks and isinstance(command.action, Delete) and state.is_live(now):
             for index in state.targets(command.action):
                 try:
                     decode_one(state.payloads[index])

@@ -412,11 +412,14 @@ class Operations(ABC):
     async def _delete_one(
         self, t: Transport, key: str, index: int | None, id: str | None, expected: int | None
     ) -> ChatMessage | None:
-        if (index is None) == (id is None):
+        if index is not None and id is None:
+            action = Delete("index", index)
+        elif id is not None and index is None:
+            action = Delete("id", id)
+        else:
             raise InvalidArgumentError(
                 "delete_message() takes an index or id=, exactly one of them"
             )
-        action = Delete("index", index) if index is not None else Delete("id", id or "")
         removed = await self._delete(t, key, action, expected)
         return removed[0] if removed else None
 
@@ -513,7 +516,7 @@ class Operations(ABC):
     def _parse_cursor(cursor: str) -> tuple[int, int]:
         try:
             epoch, ordinal = map(int, cursor.split("."))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             raise InvalidArgumentError(
                 "before must be the cursor that the last page gave (page.before)"
             ) from None
@@ -582,7 +585,7 @@ class Operations(ABC):
             try:
                 time, _, key = before.partition(".")
                 place = (int(time), key)
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, TypeError):
                 raise InvalidArgumentError(
                     "before must be the cursor that the last page gave (page.before)"
                 ) from None

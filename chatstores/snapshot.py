@@ -43,7 +43,6 @@ from chatstores.errors import (
     CorruptRecordError,
     CorruptSnapshotError,
     InvalidArgumentError,
-    InvalidKeyError,
     InvalidMessageError,
     MessageTooLargeError,
     PermissionDeniedError,
@@ -162,10 +161,15 @@ async def _check(store: Operations, t: Transport, source: _Source, on_existing: 
     existing: list[str] = []
     while sessions := await t.offload(source.read):
         for session in sessions if look else ():
-            if len(existing) < _NAMED and await store._run(t, store._head, session.key):
+            if len(existing) < _NAMED and await _is_there(store, t, session.key):
                 existing.append(session.key)
     if existing:
         raise SessionExistsError(existing)
+
+
+async def _is_there(store: Operations, t: Transport, key: str) -> bool:
+    head: Head | None = await store._run(t, store._head, key)
+    return head is not None
 
 
 async def _holds_any(store: Operations, t: Transport) -> bool:
@@ -181,7 +185,7 @@ async def _restore(store: Operations, t: Transport, session: _Session, on_existi
     if on_existing == "replace":
         await store._do(t, session.key, session.restore, None)
         return
-    if on_existing == "skip" and await store._run(t, store._head, session.key):
+    if on_existing == "skip" and await _is_there(store, t, session.key):
         return
     try:
         await store._do(t, session.key, session.restore, 0)
@@ -210,11 +214,19 @@ def _file_name(path: Any) -> str:
         name = os.fspath(path)
     except TypeError:
         name = None
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or "\0" in name or not _is_encodable(name):
         raise InvalidArgumentError(
             f"path must be a file's name, a str or a pathlib.Path, not {path!r:.80}"
         )
     return name
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -222,6 +234,8 @@ def _os_errors(name: str) -> Iterator[None]:
     """What the system says of a file, as errors of ours."""
     try:
         yield
+    except ChatStoreError:
+        raise
     except FileNotFoundError as exc:
         raise InvalidArgumentError(f"there is no file or directory {exc.filename!r}") from exc
     except IsADirectoryError as exc:
@@ -370,7 +384,7 @@ class _Source:
 
     def open(self) -> None:
         """Open the file."""
-        with self._lock, _os_errors(self._name):
+        with self._lock, self._errors():
             if self._over:
                 return
             # O_NONBLOCK: a pipe must not make this wait.
@@ -387,29 +401,23 @@ class _Source:
 
     def rewind(self) -> None:
         """Begin the second reading."""
-        with self._lock, _os_errors(self._name):
+        with self._lock, self._errors():
+            if self._over:
+                return
             self._again = True
             self._sessions = self._parse() if self._whole is None else iter(self._whole)
 
     def read(self) -> list[_Session]:
         """Some sessions more; none at the end, when all of the file was found whole."""
-        with self._lock, _os_errors(self._name):
+        with self._lock, self._errors():
+            sessions, size = [], 0
             if self._over:
                 return []
-            sessions, size = [], 0
-            try:
-                for session in self._sessions:
-                    sessions.append(session)
-                    size += sum(len(record.payload) for record in session.restore.records)
-                    if size > _READ_BYTES:
-                        break
-            except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
-                raise CorruptSnapshotError(
-                    f"{self._name!r} is truncated or altered, as its compression shows"
-                ) from exc
-            except CorruptSnapshotError:
-                self._refuse_if_changed()
-                raise
+            for session in self._sessions:
+                sessions.append(session)
+                size += sum(len(record.payload) for record in session.restore.records)
+                if size > _READ_BYTES:
+                    break
             self._refuse_if_changed()
             return sessions
 
@@ -420,8 +428,23 @@ class _Source:
             if self._file is not None:
                 self._file.close()
 
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        with _os_errors(self._name):
+            try:
+                yield
+            except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
+                self._refuse_if_changed()
+                raise CorruptSnapshotError(
+                    f"{self._name!r} is truncated or altered, as its compression shows"
+                ) from exc
+            except CorruptSnapshotError:
+                self._refuse_if_changed()
+                raise
+
     def _refuse_if_changed(self) -> None:
-        assert self._file is not None
+        if self._file is None:
+            return
         if self._whole is None and _state(os.fstat(self._file.fileno())) != self._state:
             done = "the sessions before that are restored" if self._again else "nothing was written"
             raise CorruptSnapshotError(f"{self._name!r} was altered while it was loaded; {done}")
@@ -599,8 +622,8 @@ class _LlamaWriter(_Readable):
     def _message(self, key: str, index: int, message: ChatMessage) -> bytes:
         for kind in llama_index_format.left_out(message):
             self.warnings.append(
-                f"message {index} of session {key!r}: LlamaIndex has no block of type {kind!r:.80}; "
-                "it was left out"
+                f"left out: a block of message {index} of session {key!r}: LlamaIndex has no type "
+                f"{kind!r:.80}"
             )
         try:
             return to_json(llama_index_format.to_llama_index(message))
@@ -621,6 +644,8 @@ class _Lines:
         self._begin = begin
         self._hash = hashlib.sha256()
         self._digest = ""
+        #: Raised at the end, once the file is known to be as it was written.
+        self.too_large: MessageTooLargeError | None = None
 
     def next(self) -> bytes:
         """The next line; that there is one is what the format says."""
@@ -664,6 +689,8 @@ def _read_lines(lines: _Lines, limit: int) -> Iterator[_Session]:
         raise lines.error("the counts or the checksum are others: the file was altered")
     if not lines.at_end():
         raise lines.error("the file goes on after its last line")
+    if lines.too_large is not None:
+        raise lines.too_large
 
 
 def _read_header(lines: _Lines) -> None:
@@ -692,7 +719,7 @@ def _read_session(lines: _Lines, fields: dict[str, Any], limit: int) -> tuple[by
     """The session whose line was read, and its messages; also its key's bytes."""
     try:
         count, created_at, updated_at, left, metadata, own = _check_fields(fields)
-    except (InvalidKeyError, InvalidMessageError, ValueError) as exc:
+    except ValueError as exc:
         raise lines.error(f"this is no session: {exc}") from exc
     key = fields["session"]
     records: list[Record] = []
@@ -700,7 +727,7 @@ def _read_session(lines: _Lines, fields: dict[str, Any], limit: int) -> tuple[by
         first = lines.number + 1
         wanted = min(_DECODED, count - len(records))
         payloads = [lines.next()[:-1] for _ in range(wanted)]
-        _check_sizes(payloads, limit, key, len(records))
+        lines.too_large = lines.too_large or _too_large(payloads, limit, key, len(records))
         records += _records(lines, payloads, first)
     restore = Restore(records, metadata, own, created_at, updated_at, left)
     return key.encode(), _Session(key, restore)
@@ -712,17 +739,24 @@ def _check_fields(fields: dict[str, Any]) -> tuple[int, int, int, int | None, by
     Operations._check_key(fields["session"])
     numbers = [fields["count"], fields["created_at"], fields["updated_at"]]
     left = fields["left"]
-    for number in numbers if left is None else [*numbers, left]:
-        if type(number) is not int or not 0 <= number < 2**63:
-            raise ValueError("a number is out of range")
+    if left is not None and (type(left) is not int or left < 1):
+        raise ValueError("what is left of its ttl is out of range")
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < 2**53:
+            raise ValueError("its count or a time is out of range")
     metadata, own = encode_metadata(fields["metadata"]), encode_metadata(fields["own"])
     return numbers[0], numbers[1], numbers[2], left, metadata, own
 
 
-def _check_sizes(payloads: Sequence[bytes], limit: int, key: str, start: int) -> None:
+def _too_large(
+    payloads: Sequence[bytes], limit: int, key: str, start: int
+) -> MessageTooLargeError | None:
+    """The error about the first message that is larger than the limit."""
     for index, payload in enumerate(payloads, start):
         if len(payload) > limit:
-            raise MessageTooLargeError(len(payload), limit, f"message {index} of session {key!r}")
+            where = f"message {index} of session {key!r}"
+            return MessageTooLargeError(len(payload), limit, where)
+    return None
 
 
 def _records(lines: _Lines, payloads: Sequence[bytes], first: int) -> list[Record]:
@@ -758,7 +792,9 @@ def _read_llama(name: str, text: bytes, limit: int, ttl: int | None) -> Iterator
         records = []
         for index, wire in enumerate(messages):
             records.append(_record_of_llama(name, f"message {index} of session {key!r}", wire))
-        _check_sizes([record.payload for record in records], limit, key, 0)
+        too_large = _too_large([record.payload for record in records], limit, key, 0)
+        if too_large is not None:
+            raise too_large
         yield _Session(key, Restore(records, b"{}", b"{}", now, now, ttl))
 
 

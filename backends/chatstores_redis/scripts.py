@@ -35,13 +35,16 @@ def _script(*parts: str) -> Script:
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-APPEND = _script("session", "command", "append")
-CLEAR = _script("session", "command", "clear")
-DELETE = _script("session", "command", "delete")
-EDIT = _script("session", "command", "edit")
-METADATA = _script("session", "command", "metadata")
-REPLACE = _script("session", "command", "replace")
-SNAPSHOT = _script("session", "snapshot")
+_COMMAND = ("session", "command", "rows", "changes")
+
+# The functions of Lua are made anew at each call: the most usual command comes before most of them.
+APPEND = _script("session", "command", "append_one", "rows", "changes", "append")
+CLEAR = _script(*_COMMAND, "clear")
+DELETE = _script(*_COMMAND, "delete")
+EDIT = _script(*_COMMAND, "edit")
+METADATA = _script(*_COMMAND, "metadata")
+REPLACE = _script(*_COMMAND, "replace")
+SNAPSHOT = _script("session", "rows", "snapshot")
 STAGE = _script("session", "stage")
 LIST = _script("bucket", "list")
 PURGE = _script("bucket", "purge")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -274,16 +275,14 @@ class RedisChatStore(ChatStore):
                     int(len(ids) < len(action.records)),
                 ]
                 arguments = [*await _staged(t, bucket, name, action.records, restored)]
-        answer = await t.script(
-            script,
-            bucket,
-            name,
+        about = struct.pack(
+            "<8sddd",
             command.id.to_bytes(8, "big"),
-            "" if command.expected_version is None else command.expected_version,
-            "" if ttl is None else max(1, ttl // 1000),
+            -1 if command.expected_version is None else command.expected_version,
+            0 if ttl is None else max(1, ttl // 1000),
             command.age // 1000 + 1 if command.age else 0,
-            *arguments,
         )
+        answer = await t.script(script, bucket, name, about, *arguments)
         version, added, cleared, refusal, detail, removed = answer
         if not refusal:
             return Outcome(version, added, removed, cleared)

@@ -133,6 +133,8 @@ class SyncRedis(SyncTransport):
 
     def within(self, seconds: float) -> Self:
         """The same transport, for an attempt that has so many seconds."""
+        if seconds > 0.9 * self._full:
+            return self
         return type(self)(self._connections, self._full, seconds)
 
     async def script(self, script: Script, bucket: bytes, *arguments: Any) -> Any:
@@ -151,7 +153,7 @@ class SyncRedis(SyncTransport):
         return self._exchange([arguments])[0]
 
     def _exchange(self, requests: list[Request]) -> list[Any]:
-        kept = self._seconds > 0.9 * self._full
+        kept = self._seconds == self._full
         connection = (self._connections.take() if kept else None) or self._connect()
         try:
             connection.send_packed_command(_packed(connection, requests), check_health=False)

@@ -1,22 +1,7 @@
--- Append: ARGV[6..] are id, message, id, message ...
-local answer = known()
-if answer then
-  return answer
-end
-
--- The most usual case by itself: one message, and it is new.
-if #ARGV == 7 and live and (not expected or expected == S.version) then
-  local ordinal = string.format('%.0f', S.last_ordinal + 1)
-  if redis.call('HSETNX', ids, ARGV[6], ordinal) == 1 then
-    redis.call('RPUSH', rows, ordinal .. ' ' .. ARGV[7])
-    S.last_ordinal = S.last_ordinal + 1
-    return changed(1)
-  end
-end
-
+-- Append, in every other case.
 -- Those that are there already, with the same content or another.
 local skip, wanted, there, other = {}, 0, 0, nil
-for at = 6, #ARGV, 2 do
+for at = 3, #ARGV, 2 do
   wanted = wanted + 1
   local ordinal = live and redis.call('HGET', ids, ARGV[at])
   if ordinal then
@@ -40,4 +25,4 @@ elseif wanted == 0 then
   return unchanged()
 end
 begin()
-return changed(add(6, skip))
+return changed(add(3, skip))

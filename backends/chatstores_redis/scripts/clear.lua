@@ -14,6 +14,6 @@ for _, index in ipairs({ ':k', ':t', ':e' }) do
   redis.call('ZREM', bucket .. index, key)
 end
 S.version, S.dead, S.expires = S.version + 1, 1, 0
-answer = finish(0, 0, count, '', '')
+answer = finish(0, 0, count)
 redis.call('PEXPIRE', head, REMEMBER_MS)
 return answer

@@ -1,4 +1,4 @@
--- Delete: ARGV[6] is which ("last", "index", "id", "oldest", "after"), ARGV[7] its argument.
+-- Delete: ARGV[3] is which ("last", "index", "id", "oldest", "after"), ARGV[4] its argument.
 local answer = known()
 if answer then
   return answer
@@ -6,7 +6,7 @@ elseif expected and expected ~= actual then
   return unchanged('conflict')
 end
 
-local which, argument = ARGV[6], ARGV[7]
+local which, argument = ARGV[3], ARGV[4]
 local count = live and redis.call('LLEN', rows) or 0
 local first, last = 0, -1
 if which == 'last' then

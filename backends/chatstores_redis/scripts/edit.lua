@@ -1,17 +1,17 @@
--- Edit: ARGV[6] is the message's id, ARGV[7] the message.
+-- Edit: ARGV[3] is the message's id, ARGV[4] the message.
 local answer = known()
 if answer then
   return answer
 elseif expected and expected ~= actual then
   return unchanged('conflict')
 elseif not live then
-  return unchanged('no_session', ARGV[6])
+  return unchanged('no_session', ARGV[3])
 end
-local ordinal = redis.call('HGET', ids, ARGV[6])
+local ordinal = redis.call('HGET', ids, ARGV[3])
 if not ordinal then
-  return unchanged('no_message', ARGV[6])
+  return unchanged('no_message', ARGV[3])
 end
-local index, row = index_of(tonumber(ordinal)), ordinal .. ' ' .. ARGV[7]
+local index, row = index_of(tonumber(ordinal)), ordinal .. ' ' .. ARGV[4]
 if redis.call('LINDEX', rows, index) == row then
   return unchanged()
 end

@@ -1,4 +1,4 @@
--- SetMetadata: ARGV[6] is the field ('m', or 'w' for the library's own), ARGV[7] the JSON.
+-- SetMetadata: ARGV[3] is the field ('m', or 'w' for the library's own), ARGV[4] the JSON.
 local answer = known()
 if answer then
   return answer
@@ -6,8 +6,8 @@ elseif expected and expected ~= actual then
   return unchanged('conflict')
 elseif not live then
   return unchanged('no_session')
-elseif redis.call('HGET', head, ARGV[6]) == ARGV[7] then
+elseif redis.call('HGET', head, ARGV[3]) == ARGV[4] then
   return unchanged()
 end
-redis.call('HSET', head, ARGV[6], ARGV[7])
+redis.call('HSET', head, ARGV[3], ARGV[4])
 return changed(0)

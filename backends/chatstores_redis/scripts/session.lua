@@ -4,7 +4,9 @@
 --
 -- h: the head, a hash. s the state (below), m metadata, w the library's own metadata.
 -- r: the rows, a list of "<ordinal> <message>".   i: message id -> ordinal, a hash.
--- c0, c1: command id -> its answer, hashes.        x: command id -> what it removed, a hash.
+-- c0, c1: commands and their answers, strings of fixed records (command.lua).
+-- x: command id -> what its record has no room for: the rows it removed, why it was refused; and
+--    of every retry, so that it is found at once when its first attempt comes late.
 -- Of a bucket: k its sessions by key, t by last write, e by expiry, sorted sets.
 --
 -- The state is packed doubles: they cost a third of as many hash fields and hold whole numbers up
@@ -29,23 +31,3 @@ else
     S.since, S.since_version, S.forgotten, S.overtaken = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 end
 local live = S.version > 0 and S.dead == 0 and not (S.expires > 0 and now_ms > S.expires)
-
--- The index of the first row whose ordinal is not below the given one. A damaged row has no
--- ordinal: the next that has one stands for it.
-local function index_of(ordinal)
-  local low, high = 0, redis.call('LLEN', rows)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    local at, found = middle, nil
-    while at < high and not found do
-      found = tonumber(string.match(redis.call('LINDEX', rows, at), '^%d+'))
-      at = at + 1
-    end
-    if found and found < ordinal then
-      low = at
-    else
-      high = middle
-    end
-  end
-  return low
-end
