@@ -8,7 +8,7 @@ ttl = ttl > 0 and ttl or nil
 local actual = live and S.version or 0
 
 local REMEMBER_MS = 60000  -- how long a command is remembered, if not
-local REMEMBER = 32768     -- so many changes follow it before
+local REMEMBER = 65536     -- so many changes follow it before
 
 local RECORD, RECORD_BYTES = '<c8dI4I4B', 25  -- id, version, added, cleared, more
 
@@ -64,9 +64,11 @@ local function finish(v, added, cleared, refusal, detail, removed)
   if S.since_version == 0 then
     S.since, S.since_version = now_ms, S.version
   elseif now_ms - S.since >= REMEMBER_MS or S.version - S.since_version >= REMEMBER then
-    S.half, S.forgotten = 1 - S.half, S.since
+    S.half = 1 - S.half
+    if redis.call('UNLINK', memory(S.half)) == 1 then
+      S.forgotten = S.since  -- when the last of them was done, or a little later
+    end
     S.since, S.since_version = now_ms, S.version
-    redis.call('UNLINK', memory(S.half))
   end
   local more = (refusal or removed or age > 0) and 1 or 0
   redis.call('APPEND', memory(S.half), struct.pack(RECORD, command, v, added, cleared, more))
