@@ -81,7 +81,7 @@ def decode(payloads: Sequence[bytes]) -> list[ChatMessage]:
     if not payloads:
         return []
     if {payload[:7] for payload in payloads} != _PREFIXES:
-        raise Unreadable("is not readable")
+        raise Unreadable(_why(next(p for p in payloads if p[:7] != _PREFIX)))
     text = b"[{" + b",{".join([payload[7:] for payload in payloads]) + b"]"
     try:
         messages = _messages.validate_json(text)

@@ -215,8 +215,8 @@ class CorruptRecordError(ChatStoreError):
     """A stored record cannot be read. It stays where it is.
 
     Attributes:
-        key: the session.
-        position: the message's index in the session, from 0; None if the damage is wider.
+        key: the session; "" if the damage is wider.
+        position: the message's index in the session, from 0; None if it is not known.
     """
 
     def __init__(self, key: str, position: int | None, reason: str = "is not readable") -> None:
@@ -227,7 +227,8 @@ class CorruptRecordError(ChatStoreError):
 
     def __str__(self) -> str:
         where = "a record" if self.position is None else f"record {self.position}"
-        return f"{where} of session {self.key!r} {self.reason}"
+        whose = f" of session {self.key!r}" if self.key else ""
+        return f"{where}{whose} {self.reason}"
 
 
 class CorruptSnapshotError(ChatStoreError, ValueError):

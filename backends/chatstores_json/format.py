@@ -31,6 +31,7 @@ from chatstores.state import (
 __all__ = [
     "DAMAGED",
     "Entry",
+    "NotOurs",
     "checkpoint_parts",
     "journal_head",
     "parse_checkpoint",

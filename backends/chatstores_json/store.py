@@ -103,11 +103,13 @@ class JsonChatStore(ChatStore):
 
     async def _patiently(self, t: Transport, attempt: Callable[..., T | None], *args: Any) -> T:
         """An attempt's result, made again while another process holds the lock."""
-        deadline = Deadline(self._contention_limit, first_pause=0.001, longest_pause=0.02)
+        deadline = None
         while True:
             result = await t.offload(attempt, *args)
             if result is not None and result is not False:
                 return result
+            if deadline is None:
+                deadline = Deadline(self._contention_limit, first_pause=0.001, longest_pause=0.02)
             pause = deadline.pause()
             if pause is None:
                 raise ContentionError(
