@@ -26,7 +26,7 @@ MAX_DEPTH = 100
 MAX_METADATA_BYTES = 16 * 1024
 
 _PREFIX = b'{"v":1,'
-_PREFIXES = {_PREFIX}
+_START = _PREFIX + b'"id":'  # what every record begins with
 _MAX_INT = 10**4300  # Python's own limit of int <-> str (sys.int_info.default_max_str_digits)
 
 _OFTEN_EMPTY = {"name", "tool_call_id", "metadata", "extras"}
@@ -80,8 +80,8 @@ def decode(payloads: Sequence[bytes]) -> list[ChatMessage]:
         _messages = TypeAdapter(list[ChatMessage])
     if not payloads:
         return []
-    if {payload[:7] for payload in payloads} != _PREFIXES:
-        raise Unreadable(_why(next(p for p in payloads if p[:7] != _PREFIX)))
+    if {payload[:12] for payload in payloads} != {_START}:
+        raise Unreadable(_why(next(p for p in payloads if p[:12] != _START)))
     text = b"[{" + b",{".join([payload[7:] for payload in payloads]) + b"]"
     try:
         messages = _messages.validate_json(text)
@@ -93,17 +93,19 @@ def decode(payloads: Sequence[bytes]) -> list[ChatMessage]:
 
 
 def decode_one(payload: bytes) -> ChatMessage:
-    """One message from its stored bytes.
+    """One message from its stored bytes, however another program may have ordered its fields.
 
     Raises:
         Unreadable: it is none; the text says why.
     """
-    if payload[:7] != _PREFIX:
-        raise Unreadable(_why(payload))
     try:
-        return ChatMessage.model_validate_json(b"{" + payload[7:])
-    except ValidationError:
-        raise Unreadable(_why(payload)) from None
+        fields = from_json(payload)
+        # The model would make these up.
+        if fields.pop("v") == 1 and "id" in fields and "created_at" in fields:
+            return ChatMessage.model_validate_json(to_json(fields))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise Unreadable(_why(payload))
 
 
 def _why(payload: bytes) -> str:
@@ -165,6 +167,7 @@ def _is_plain_text(message: ChatMessage) -> bool:
         type(fields["content"]) is str
         and type(fields["role"]) is str
         and type(fields["id"]) is str
+        and bool(fields["role"] and fields["id"])
         and fields["name"] is None
         and fields["tool_call_id"] is None
         and type(created_at) is datetime

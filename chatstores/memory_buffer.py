@@ -533,10 +533,8 @@ def _countable(message: ChatMessage) -> tuple[str, int]:
             case _:
                 texts.append(_text(block.model_extra))
     # What to_openai() sends beside the fields.
-    kept = message.extras.get("openai")
-    wire = kept.get("set") if isinstance(kept, dict) else None
-    if isinstance(wire, dict):
-        texts += [_text(value) for value in wire.values() if value]
+    for _, original in message.extras.get("openai", {}).values():
+        texts += [_text(value) for value in original.values() if value]
     return "\n".join(filter(None, texts)), media
 
 

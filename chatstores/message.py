@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import os
 import time
@@ -221,9 +222,12 @@ class ChatMessage(BaseModel):
         """
         wire = _to_wire(self)
         kept = self.extras.get("openai", {})
-        wire.update(kept.get("set", {}))
-        for name in kept.get("drop", ()):
-            wire.pop(name, None)
+        absent = object()
+        for name, (fields, original) in kept.items():
+            # What was kept beside a field counts as long as the field is what it was.
+            if wire.get(name, absent) == fields.get(name, absent):
+                wire.pop(name, None)
+                wire.update(copy.deepcopy(original))
         return wire
 
     @classmethod
@@ -252,12 +256,14 @@ class ChatMessage(BaseModel):
             tool_call_id=_text_or_none(message.get("tool_call_id")),
         )
         wire = _to_wire(result)
-        absent = object()
-        changed = {k: v for k, v in message.items() if wire.get(k, absent) != v}
-        dropped = [k for k in wire if k not in message]
-        kept = ({"set": changed} if changed else {}) | ({"drop": dropped} if dropped else {})
+        kept = {}
+        for name in {**wire, **message}:
+            ours = {name: wire[name]} if name in wire else {}
+            theirs = {name: message[name]} if name in message else {}
+            if ours != theirs:
+                kept[name] = [ours, theirs]
         if kept:
-            result.extras = {"openai": kept}
+            result.extras = {"openai": copy.deepcopy(kept)}
         return result
 
 

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from urllib.parse import quote
 
 from chatstores.codec import (
     Unreadable,
@@ -264,7 +265,9 @@ class Operations(ABC):
             except NotDone as exc:
                 cause: BaseException = exc.__cause__ or exc
                 error = self._error(cause)
-            except ChatStoreError:
+            except ChatStoreError as exc:
+                if exc.__cause__ is not None:
+                    raise exc from self._scrubbed(exc.__cause__)
                 raise
             except self._driver_errors as exc:
                 cause = exc
@@ -279,12 +282,14 @@ class Operations(ABC):
 
     def _scrubbed(self, exc: BaseException) -> BaseException:
         """The error, or a copy without secrets if its text, or its chain's, holds one."""
+        forms = {form for secret in self._secrets for form in (secret, quote(secret, safe=""))}
         link: BaseException | None = exc
         while link is not None:
-            if any(secret in f"{link} {link.args}" for secret in self._secrets):
+            said = f"{link} {link.args} {getattr(link, '__notes__', '')}"
+            if any(form in said for form in forms):
                 text = f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"
-                for secret in self._secrets:
-                    text = text.replace(secret, "***")
+                for form in sorted(forms, key=len, reverse=True):
+                    text = text.replace(form, "***")
                 return RuntimeError(text)
             link = link.__cause__ or link.__context__
         return exc
@@ -342,6 +347,15 @@ class Operations(ABC):
                 raise MessageTooLargeError(size, limit, "the batch")
         return records
 
+    async def _corrupt(self, t: Transport, key: str, position: int) -> CorruptRecordError:
+        """The error for a record that a deletion found not readable, with the reason."""
+        payloads = await self._run(t, self._read, key, position + 1, None)
+        try:
+            decode(payloads[position:])
+        except Unreadable as exc:
+            return CorruptRecordError(key, position, str(exc))
+        return CorruptRecordError(key, position)
+
     # Writing.
 
     async def _do(self, t: Transport, key: str, action: Action, expected: int | None) -> Outcome:
@@ -351,6 +365,8 @@ class Operations(ABC):
             self._check_count("expected_version", expected)
         command = Command(int.from_bytes(os.urandom(8), "big"), action, expected, self._ttl_us)
         outcome = await self._run(t, self._commit, key, command=command)
+        if outcome.refusal == "corrupt":
+            raise await self._corrupt(t, key, int(outcome.detail))
         if outcome.refusal is not None:
             raise self._refused(key, command, outcome)
         return outcome
@@ -370,8 +386,6 @@ class Operations(ABC):
                     f"session {key!r} holds a message of the id {outcome.detail!r} with other "
                     "content; replace_message() changes it, a new ChatMessage has a new id"
                 )
-            case "corrupt":
-                return CorruptRecordError(key, int(outcome.detail) if outcome.detail else None)
             case _:
                 return OutcomeUnknownError(f"{command.id:016x}")
 

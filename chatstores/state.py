@@ -198,7 +198,7 @@ class SessionState:
     ordinals: list[int] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
-    batch: int = 0  # the length of the last batch added
+    batch: int = 0  # the length of the last batch, those included that were there
     created_at: int = 0
     updated_at: int = 0
     expires_at: int | None = None
@@ -311,6 +311,7 @@ class SessionState:
         born = not self.alive
         self._begin(now)
         self._add(fresh)
+        self.batch = len(records)
         self._changed(ttl, now, new_epoch=born)
         return Outcome(self.version, added=len(fresh))
 

@@ -156,9 +156,14 @@ class Transports:
         generator = _lifetime(transport)
         await anext(generator)  # does not suspend: another task of this loop cannot come between
         with self._lock:
+            closed = self._closed
             for other in [other for other in self._loops if other.is_closed()]:
                 del self._loops[other]
-            self._loops[loop] = (transport, generator)
+            if not closed:
+                self._loops[loop] = (transport, generator)
+        if closed:  # from another thread, in the meantime
+            await generator.aclose()
+            self._refuse_if_closed()
         return transport
 
     def close(self) -> None:

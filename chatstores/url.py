@@ -23,7 +23,9 @@ __all__ = [
 ]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
-_SECRET = re.compile(r"pass|secret|token|credential|sas|key$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"pass|pwd|secret|token|credential|auth|(^|_)(api)?keys?(_|$)|(^|_)sas(_|$)", re.IGNORECASE
+)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)
 _SECONDS = {None: 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -47,12 +49,16 @@ class StoreURL(NamedTuple):
     path: str
     query: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        return f"StoreURL({self.public!r})"
+
     @property
     def public(self) -> str:
         """The URL again, without the password and any option that may be a secret."""
         user = f"{quote(self.username, safe='')}@" if self.username else ""
         hosts = ",".join(
-            (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
+            (f"[{host}]" if _is_ipv6(host) else quote(host, safe=""))
+            + (f":{port}" if port is not None else "")
             for host, port in self.hosts
         )
         query = "&".join(
@@ -61,6 +67,10 @@ class StoreURL(NamedTuple):
             if not _SECRET.search(name)
         )
         return f"{self.scheme}://{user}{hosts}{quote(self.path)}{'?' if query else ''}{query}"
+
+
+def _is_ipv6(host: str) -> bool:
+    return ":" in host and not set(host.lower()) - set("0123456789abcdef:.%")
 
 
 def parse_url(url: str) -> StoreURL:

@@ -1,7 +1,7 @@
 """One journal file: lines in their order, each on the disk before it counts.
 
-Space is taken ahead of the lines and holds zeros, which no line does: a write that does not make the
-file longer is on the disk a sixth sooner. So the lines end at the first zero byte.
+Space is taken ahead of the lines and holds zeros, which no line does: a write that does not make
+the file longer is on the disk a sixth sooner. So the lines end at the first zero byte.
 """
 
 from __future__ import annotations

@@ -68,14 +68,16 @@ class MemoryChatStore(ChatStore):
 
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
-        if url.path.strip("/") or len(url.hosts) > 1 or url.username or url.password:
-            raise InvalidURLError("write memory:// or memory://name; there is nothing after a name")
-        return cls(url.hosts[0][0] if url.hosts else None, **options)
+        name, port = url.hosts[0] if url.hosts else (None, None)
+        if url.path.strip("/") or len(url.hosts) > 1 or port or url.username or url.password:
+            raise InvalidURLError("write memory:// or memory://name; nothing else goes with a name")
+        return cls(name, **options)
 
     @property
     def url(self) -> str:
         """``memory://``, or ``memory://name``."""
-        return f"memory://{self._name or ''}"
+        hosts = () if self._name is None else ((self._name, None),)
+        return StoreURL("memory", hosts, None, None, "", {}).public
 
     def _open(self) -> SyncTransport:
         return SyncTransport()
