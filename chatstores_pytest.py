@@ -1,8 +1,12 @@
-"""The pytest option and markers of the conformance suite; loaded by every pytest run, so thin."""
+"""The pytest option and marker of the conformance suite; loaded by every pytest run, so thin."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import pytest
+
+pytest.register_assert_rewrite("chatstores.conformance")
 
 
 def pytest_addoption(parser: Any) -> None:
@@ -18,4 +22,8 @@ def pytest_addoption(parser: Any) -> None:
 
 def pytest_configure(config: Any) -> None:
     """Name the marker that ties a test to a clause of the contract."""
-    config.addinivalue_line("markers", "clause(name): the clause of the contract that it proves")
+    config.addinivalue_line(
+        "markers",
+        "clause(name, decided=True): the clause of the contract that the test proves; "
+        "decided=False: a race, a fault or a restart, which proves nothing when it goes well",
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -83,6 +83,8 @@ def decode(payloads: Sequence[bytes]) -> list[ChatMessage]:
     if {payload[:12] for payload in payloads} != {_START}:
         raise Unreadable(_why(next(p for p in payloads if p[:12] != _START)))
     text = b"[{" + b",{".join([payload[7:] for payload in payloads]) + b"]"
+    if text.count(b'"created_at":') < len(payloads):  # the model would make it up
+        raise Unreadable("is not readable")
     try:
         messages = _messages.validate_json(text)
     except ValidationError:
@@ -186,6 +188,8 @@ def _find(message: ChatMessage) -> str | None:
     for name in ChatMessage.model_fields:
         value = getattr(message, name)
         if name == "created_at":
+            if problem := _problem_of_time(value):
+                return problem
             continue
         if name == "content" and type(value) is list:
             for index, block in enumerate(value):
@@ -212,6 +216,11 @@ def _find_in_block(block: Any, path: str) -> str | None:
         problem = _problem(name, f"a field name of {path}") or _problem(value, f"{path}.{name}")
         if problem:
             return problem
+    try:
+        type(block).model_validate(fields)
+    except ValidationError as exc:
+        first = exc.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join([path, *map(str, first['loc'])])}: {first['msg']}"
     return None
 
 
@@ -248,6 +257,17 @@ def _problem(value: Any, path: str, depth: int = 0) -> str | None:
         )
         if problem:
             return problem
+    return None
+
+
+def _problem_of_time(value: Any) -> str | None:
+    """Why a time does not come back: JSON has it with the offset of that moment, in minutes."""
+    offset = value.utcoffset() if isinstance(value, datetime) else None
+    if offset is None:
+        return None  # no time with a zone: what the model says of it is clearer
+    minutes = timezone(timedelta(minutes=offset // timedelta(minutes=1)))
+    if value != value.replace(tzinfo=minutes, fold=0):
+        return "created_at has an offset of odd seconds or an hour that comes twice: give it in UTC"
     return None
 
 

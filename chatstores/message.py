@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -146,7 +146,7 @@ def _new_id() -> str:
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc)  # noqa: UP017  (datetime.UTC costs a lookup more)
+    return datetime.now(UTC)
 
 
 class ChatMessage(BaseModel):
@@ -191,6 +191,10 @@ class ChatMessage(BaseModel):
         role: str = "user",
         **fields: Any,
     ) -> None:
+        when = fields.get("created_at")
+        if isinstance(when, datetime) and when.tzinfo not in (None, UTC):
+            # Python calls an hour that comes twice unequal to itself in any other zone.
+            fields["created_at"] = when.astimezone(timezone(when.utcoffset() or timedelta(0)))
         super().__init__(content=content, role=role, **fields)
 
     # Validation from JSON fills the fields without a call of __init__, as for any model.
@@ -249,6 +253,7 @@ class ChatMessage(BaseModel):
                 "from_openai() takes a Chat Completions message: a dict with a 'role' "
                 "(of an SDK's object: its model_dump())"
             )
+        message = copy.deepcopy(message)
         result = cls(
             _content_from_wire(message),
             message["role"],
@@ -263,7 +268,7 @@ class ChatMessage(BaseModel):
             if ours != theirs:
                 kept[name] = [ours, theirs]
         if kept:
-            result.extras = {"openai": copy.deepcopy(kept)}
+            result.extras = {"openai": kept}
         return result
 
 
@@ -342,7 +347,7 @@ def _part(block: _Block) -> dict[str, Any]:
             part = {"type": "file", "file": file}
         case _:
             part = {"type": getattr(block, "type", None)}
-    return part | (block.model_extra or {})
+    return part | copy.deepcopy(block.model_extra or {})
 
 
 def _content_from_wire(message: dict[str, Any]) -> str | list[Any] | None:

@@ -11,7 +11,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
@@ -63,12 +63,13 @@ __all__ = ["KeyPage", "Operations", "RecentPage"]
 T = TypeVar("T")
 
 MAX_KEY_BYTES = 512
+MAX_COUNT = 2**53 - 2  # what a double holds exactly, and one more
 OWN_PREFIX = "chatstores."
 
 _NAMESPACE_CHARACTERS = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class KeyPage(NamedTuple):
@@ -282,7 +283,11 @@ class Operations(ABC):
 
     def _scrubbed(self, exc: BaseException) -> BaseException:
         """The error, or a copy without secrets if its text, or its chain's, holds one."""
-        forms = {form for secret in self._secrets for form in (secret, quote(secret, safe=""))}
+        forms = {
+            form
+            for secret in self._secrets
+            for form in (secret, quote(secret, safe=""), repr(secret)[1:-1])
+        }
         link: BaseException | None = exc
         while link is not None:
             said = f"{link} {link.args} {getattr(link, '__notes__', '')}"
@@ -317,11 +322,13 @@ class Operations(ABC):
             raise InvalidKeyError("the session's key has a NUL character, which no key may")
 
     @staticmethod
-    def _check_count(name: str, value: Any) -> None:
+    def _check_count(name: str, value: Any) -> int:
+        """A whole number, 0 or more; one above any count that is kept means no more than that."""
         if type(value) is not int or value < 0:
             raise InvalidArgumentError(
                 f"{name} must be a whole number, 0 or more, not {value!r:.80}"
             )
+        return min(value, MAX_COUNT)
 
     def _encode(self, messages: Sequence[ChatMessage], *, batch: bool) -> list[Record]:
         """Messages as records: each storable, no id twice, none too large, nor the batch."""
@@ -416,10 +423,10 @@ class Operations(ABC):
         if action.which == "index" and type(action.argument) is not int:
             raise InvalidArgumentError(f"index must be a whole number, not {action.argument!r:.80}")
         if action.which == "oldest":
-            self._check_count("n", action.argument)
+            action = Delete("oldest", self._check_count("n", action.argument))
         outcome = await self._do(t, key, action, expected)
         try:
-            return decode(outcome.removed)
+            return [decode_one(payload) for payload in outcome.removed]
         except Unreadable as exc:
             raise CorruptRecordError(key, None, str(exc)) from None
 
@@ -473,9 +480,9 @@ class Operations(ABC):
     ) -> list[ChatMessage]:
         self._check_key(key)
         if last is not None:
-            self._check_count("last", last)
+            last = self._check_count("last", last)
         if first is not None:
-            self._check_count("first", first)
+            first = self._check_count("first", first)
             if last is not None:
                 raise InvalidArgumentError("get_messages() takes last= or first=, not both")
         payloads = await self._run(t, self._read, key, first, last)
@@ -506,7 +513,7 @@ class Operations(ABC):
 
     async def _page(self, t: Transport, key: str, before: str | None, limit: int) -> Page:
         self._check_key(key)
-        self._check_count("limit", limit)
+        limit = self._check_count("limit", limit)
         if limit == 0:
             raise InvalidArgumentError("limit must be at least 1")
         epoch, ordinal = self._parse_cursor(before) if before is not None else (None, None)
@@ -575,7 +582,7 @@ class Operations(ABC):
             raise InvalidKeyError(f"prefix must be a str, not {type(prefix).__name__}")
         if prefix:
             self._check_key(prefix)
-        self._check_count("page_size", size)
+        size = self._check_count("page_size", size)
         if size == 0:
             raise InvalidArgumentError("page_size must be at least 1")
         return await self._run(t, self._list, prefix, after, size)
@@ -591,7 +598,7 @@ class Operations(ABC):
                 return keys
 
     async def _session_page(self, t: Transport, limit: int, before: str | None) -> SessionPage:
-        self._check_count("limit", limit)
+        limit = self._check_count("limit", limit)
         if limit == 0:
             raise InvalidArgumentError("limit must be at least 1")
         place = None

@@ -547,14 +547,23 @@ class ChatStore(Operations):
     ) -> None:
         """Write every session of this namespace to a snapshot file.
 
+        A new file can be read by its owner only (mode 0600); one that takes a former one's place
+        keeps that one's mode, if the owner and group are the same.
+
         Args:
             path: the file; a former one is replaced when the new one is whole. A name that ends
                 in ".gz" is compressed.
-            format: "chatstores", or "llama_index" for a file of LlamaIndex's SimpleChatStore.
+            format: "chatstores", which keeps everything, or "llama_index" for a file of
+                LlamaIndex's SimpleChatStore. That loses the sessions' metadata, times and ttls,
+                the messages' ids, times, metadata and the extras of other providers, and, with a
+                warning, blocks that LlamaIndex has no type for.
 
         Raises:
-            InvalidArgumentError: the format is unknown, or the path is a directory.
-            PermissionDeniedError: the file cannot be written.
+            InvalidArgumentError: the format is unknown, or the path is no place for a file.
+            PermissionDeniedError: the file may not be written.
+            CorruptRecordError: a record is not readable, and ``on_corrupt`` is "raise".
+            InvalidMessageError: a message has a role that LlamaIndex lacks (only with
+                ``format="llama_index"``).
         """
         run_sync(snapshot.persist(self, self._transports.sync(), path, format))
 
@@ -575,17 +584,28 @@ class ChatStore(Operations):
     ) -> None:
         """Restore every session of a snapshot file. The whole file is checked first.
 
+        What was left of a session's ttl when the file was written counts from the load on;
+        sessions of LlamaIndex's file live as long as new ones.
+
         Args:
             path: a file that ``persist`` wrote, or LlamaIndex's SimpleChatStore; its format is
                 recognised.
             on_existing: what to do with sessions that are there already: "error" writes nothing,
-                "replace" takes the file's, "skip" keeps the store's (and finishes a load that was
-                interrupted).
+                "replace" takes the file's, "skip" keeps the store's. If a load was interrupted,
+                finish it with "skip"; one with "replace", by running it with "replace" again.
 
         Raises:
-            CorruptSnapshotError: the file is truncated, altered, or no snapshot; nothing written.
+            InvalidArgumentError: there is no such file, it is a directory or a pipe, or
+                ``on_existing`` is unknown.
+            PermissionDeniedError: the file may not be read.
+            CorruptSnapshotError: the file is truncated, altered, or no snapshot; nothing written,
+                unless it was altered while it was loaded (the text says so).
+            MessageTooLargeError: a message is larger than ``capabilities.max_message_bytes``;
+                nothing written.
+            InvalidKeyError: LlamaIndex's file has a key that no store takes; nothing written.
+            InvalidMessageError: LlamaIndex's file has a message that cannot be stored; nothing
+                written.
             SessionExistsError: a session is there already, and ``on_existing`` is "error".
-            InvalidArgumentError: there is no such file, or ``on_existing`` is unknown.
         """
         run_sync(snapshot.load(self, self._transports.sync(), path, on_existing))
 

@@ -24,7 +24,7 @@ __all__ = [
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _SECRET = re.compile(
-    r"pass|pwd|secret|token|credential|auth|(^|_)(api)?keys?(_|$)|(^|_)sas(_|$)", re.IGNORECASE
+    r"pass|pwd|secret|token|credential|auth|key(?!space)|(^|[_.-])sas($|[_.-])", re.IGNORECASE
 )
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)
 _SECONDS = {None: 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -70,7 +70,7 @@ class StoreURL(NamedTuple):
 
 
 def _is_ipv6(host: str) -> bool:
-    return ":" in host and not set(host.lower()) - set("0123456789abcdef:.%")
+    return host.count(":") > 1
 
 
 def parse_url(url: str) -> StoreURL:
@@ -121,9 +121,19 @@ def _split_authority(
     pairs = tuple((unquote(h["host"] or ""), h["port"]) for h in parsed.hosts())
     return (
         tuple((host.removeprefix("[").removesuffix("]"), port) for host, port in pairs),
-        unquote(name) or None,
-        unquote(password) if password else None,
+        _unescape(name) or None,
+        _unescape(password) if password else None,
     )
+
+
+def _unescape(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidURLError(
+            "the URL's user or password has a percent-encoding that is not UTF-8: write a literal "
+            "% as %25"
+        ) from None
 
 
 def _split_query(query: str) -> dict[str, str]:
@@ -183,10 +193,9 @@ def parse_int(value: Any) -> int:
     """A whole number, also as text."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("must be a whole number")
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError("must be a whole number") from None
+    if isinstance(value, str) and not re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
+        raise ValueError("must be a whole number")
+    return int(value)
 
 
 def parse_duration(value: Any) -> float:
@@ -201,5 +210,5 @@ def parse_duration(value: Any) -> float:
     else:
         raise ValueError("must be a number of seconds")
     if not 0 < seconds < 1e10:  # some 300 years; also refuses NaN
-        raise ValueError("must be more than zero seconds")
+        raise ValueError("must be more than zero seconds, and less than 300 years")
     return seconds

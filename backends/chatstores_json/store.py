@@ -119,15 +119,15 @@ class JsonChatStore(ChatStore):
 
     async def _look(self, t: Transport, look: Callable[[Fold, int], T]) -> T:
         """What the fold says, when it holds all that was acknowledged before."""
-        if not self._log.is_current():
-            await self._patiently(t, self._log.catch_up)
         mutex = self._log.mutex
-        if not mutex.acquire(blocking=False):
-            return await t.offload(self._look_in_turn, look)
-        try:
-            return look(self._log.fold, now_us())
-        finally:
-            mutex.release()
+        if mutex.acquire(blocking=False):
+            try:
+                if self._log.is_current():
+                    return look(self._log.fold, now_us())
+            finally:
+                mutex.release()
+        await self._patiently(t, self._log.catch_up)
+        return await t.offload(self._look_in_turn, look)
 
     def _look_in_turn(self, look: Callable[[Fold, int], T]) -> T:
         with self._log.mutex:

@@ -69,7 +69,13 @@ class MemoryChatStore(ChatStore):
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
         name, port = url.hosts[0] if url.hosts else (None, None)
-        if url.path.strip("/") or len(url.hosts) > 1 or port or url.username or url.password:
+        if (
+            url.path.strip("/")
+            or len(url.hosts) > 1
+            or port is not None
+            or url.username
+            or url.password
+        ):
             raise InvalidURLError("write memory:// or memory://name; nothing else goes with a name")
         return cls(name, **options)
 

@@ -278,7 +278,7 @@ class RedisChatStore(ChatStore):
         about = struct.pack(
             "<8sddd",
             command.id.to_bytes(8, "big"),
-            -1 if command.expected_version is None else command.expected_version,
+            -1 if command.expected_version is None else min(command.expected_version, 2**53),
             0 if ttl is None else max(1, ttl // 1000),
             command.age // 1000 + 1 if command.age else 0,
         )

@@ -23,7 +23,7 @@ import pytest
 from llama_index.core.llms import ChatMessage as LlamaMessage
 from llama_index.core.storage.chat_store import SimpleChatStore
 
-from chatstores import ChatMessage, ImageBlock, TextBlock, ToolCallBlock, UnknownBlock, snapshot
+from chatstores import ChatMessage, ImageBlock, TextBlock, ToolCallBlock, UnknownBlock
 from chatstores.codec import encode
 from chatstores.errors import (
     ChatStoreError,
@@ -37,6 +37,7 @@ from chatstores.errors import (
     SessionExistsError,
 )
 from chatstores.operations import KeyPage
+from chatstores.snapshot import run as snapshot_run
 from chatstores.state import Head, Record, Restore, Snapshot, now_us
 from chatstores.transport import run_sync
 from chatstores.types import Capabilities
@@ -788,14 +789,14 @@ def test_unknown_choices(path, value):
 
 def test_a_file_altered_between_the_two_readings(path, monkeypatch):
     small().persist(path)
-    check = snapshot._check
+    check = snapshot_run._check
 
     async def slow(*args):
         await check(*args)
         with path.open("ab") as file:
             file.write(b"x")
 
-    monkeypatch.setattr(snapshot, "_check", slow)
+    monkeypatch.setattr(snapshot_run, "_check", slow)
     store = MemoryChatStore()
     with pytest.raises(CorruptSnapshotError, match="altered while it was loaded"):
         store.load(path)
@@ -804,13 +805,13 @@ def test_a_file_altered_between_the_two_readings(path, monkeypatch):
 
 def test_a_file_replaced_between_the_two_readings_does_not_matter(path, monkeypatch):
     small().persist(path)
-    check = snapshot._check
+    check = snapshot_run._check
 
     async def slow(*args):
         await check(*args)
         filled().persist(path)
 
-    monkeypatch.setattr(snapshot, "_check", slow)
+    monkeypatch.setattr(snapshot_run, "_check", slow)
     store = MemoryChatStore()
     store.load(path)
     assert store.get_keys() == ["a", "b"]

@@ -38,7 +38,10 @@ local removed, gone = {}, {}
 for at, row in ipairs(redis.call('LRANGE', rows, first, last)) do
   local ordinal, message = string.match(row, '^(%d+) ({"v":1,.*})$')
   local readable, value = pcall(cjson.decode, message or '')
-  if not (readable and type(value) == 'table' and type(value.id) == 'string') then
+  if not (readable and type(value) == 'table' and type(value.id) == 'string'
+      and type(value.role) == 'string' and type(value.created_at) == 'string'
+      and (type(value.content) == 'string' or type(value.content) == 'table'
+        or value.content == cjson.null)) then
     return unchanged('corrupt', tostring(first + at - 1))
   end
   removed[at] = message

@@ -1,0 +1,21 @@
+"""For a run by URL: pytest --pyargs chatstores.conformance --store-url URL."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatstores.conformance.fixtures import *  # noqa: F403
+from chatstores.conformance.harness import Harness
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to run on nothing, and load the closing table."""
+    if not config.option.store_url:
+        pytest.exit("which store? pytest --pyargs chatstores.conformance --store-url URL", 4)
+    config.pluginmanager.import_plugin("chatstores.conformance.report")
+
+
+@pytest.fixture(scope="session")
+def harness(request: pytest.FixtureRequest) -> Harness:
+    """The store of --store-url."""
+    return Harness(request.config.option.store_url)

@@ -1,0 +1,199 @@
+"""The closing table: of each clause, whether a store keeps it, refuses it, or was not asked.
+
+A pytest plugin, which the suite loads; it also makes ``NotTried`` a skip.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+import pytest
+
+from chatstores.conformance.clauses import CLAUSES, clause_of
+from chatstores.conformance.harness import NotThere, NotTried
+
+__all__ = ["Column", "Table"]
+
+_PART, _STORE, _REFUSED = "chatstores.clause", "chatstores.store", "chatstores.refused"
+_NOT_THERE = "chatstores.not_there"
+
+
+@dataclass
+class Column:
+    """What came out for one store, by clause or part of one (``W4``, ``W4.processes``)."""
+
+    tests: int = 0
+    kept: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    not_tried: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    not_there: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def word(self, clause: str) -> str:
+        """The table's word for a clause."""
+
+        def has(parts: Iterable[str]) -> bool:
+            return any(clause_of(part) == clause for part in parts)
+
+        if has(self.failed):
+            return "FAILED"
+        gap = "refused" if has(self.refused) else "not tried" if has(self.not_tried) else ""
+        if has(self.kept):
+            return "kept in part" if gap else "kept"
+        return gap or ("-" if has(self.not_there) else "no test")
+
+    def reasons(self) -> Iterable[str]:
+        """A line for each reason, with the clauses that it is the reason of."""
+        parts: dict[str, set[str]] = defaultdict(set)
+        for part, reason in self.refused.items():
+            parts[f"refused: {reason}"].add(part)
+        for word, gaps in [("not tried", self.not_tried), ("asks less", self.not_there)]:
+            for part, reasons in gaps.items():
+                for reason in reasons:
+                    parts[f"{word}: {reason}"].add(part)
+        for reason, names in parts.items():
+            yield f"{', '.join(sorted(names, key=_place))} {reason}"
+
+
+class Table:
+    """Fills the columns from the reports of tests, and prints them."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, Column] = defaultdict(Column)
+        self._modules: dict[str, str] = {}  # which column a test module fills
+        self._waiting: dict[str, str] = {}  # tests that did not run, and their parts
+
+    def expect(self, items: Iterable[pytest.Item]) -> None:
+        """Count tests as not run until they are."""
+        for item in items:
+            if marker := item.get_closest_marker("clause"):
+                self._waiting[item.nodeid] = marker.args[0]
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take in what came out of one phase of a test."""
+        properties: dict[str, Any] = dict(report.user_properties)
+        part = properties.get(_PART)
+        if part is None or (report.when != "call" and report.passed):
+            return
+        self._waiting.pop(report.nodeid, None)
+        module = _module(report.nodeid)
+        name = properties.get(_STORE) or PurePath(module).stem
+        self._modules[module] = name
+        column = self.columns[name]
+        column.tests += report.when != "teardown"
+        if report.failed:
+            column.failed.add(part)
+        elif _REFUSED in properties:
+            column.refused[part] = properties[_REFUSED]
+        elif report.skipped and _NOT_THERE in properties:
+            column.not_there[part].add(_why(report))
+        elif report.skipped:
+            column.not_tried[part].add(_why(report))
+        else:
+            column.kept.add(part)
+
+    def lines(self) -> Iterable[str]:
+        """The table, then the reasons."""
+        for nodeid, part in self._waiting.items():
+            if name := self._modules.get(_module(nodeid)):
+                self.columns[name].not_tried[part].add("not part of this run")
+        names = sorted(self.columns)
+        yield from _aligned(
+            [["", "", *names]]
+            + [
+                [clause, text, *(self.columns[name].word(clause) for name in names)]
+                for clause, text in CLAUSES.items()
+            ]
+        )
+        for name in names:
+            yield ""
+            yield f"{name}: {self.columns[name].tests} tests"
+            yield from (f"  {line}" for line in self.columns[name].reasons())
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield "  ".join(cells).rstrip()
+
+
+def _place(part: str) -> tuple[int, str]:
+    clause = clause_of(part)
+    return (list(CLAUSES).index(clause) if clause in CLAUSES else len(CLAUSES), part)
+
+
+def _module(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def _why(report: pytest.TestReport) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+_table = pytest.StashKey[Table]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin a table."""
+    config.stash[_table] = Table()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Remember what the command line left out."""
+    if items:
+        items[0].config.stash[_table].expect(items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Remember what is to run."""
+    session.config.stash[_table].expect(session.items)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Tie the reports to the clause."""
+    if marker := item.get_closest_marker("clause"):
+        item.user_properties.append((_PART, marker.args[0]))
+    return (yield from _not_tried_is_a_skip(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test end with NotTried."""
+    return (yield from _not_tried_is_a_skip(item))
+
+
+def _not_tried_is_a_skip(item: pytest.Item) -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except NotTried as exc:
+        if isinstance(exc, NotThere):
+            item.user_properties.append((_NOT_THERE, True))
+        pytest.skip(str(exc))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fill the table."""
+    report = yield
+    item.config.stash[_table].add(report)
+    return report
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table."""
+    table = config.stash[_table]
+    if table.columns:
+        terminalreporter.section("chatstores: the contract, clause by clause")
+        for line in table.lines():
+            terminalreporter.write_line(line)
