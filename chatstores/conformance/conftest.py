@@ -9,10 +9,14 @@ from chatstores.conformance.harness import Harness
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to run on nothing, and load the closing table."""
+    """Load the closing table."""
+    config.pluginmanager.import_plugin("chatstores.conformance.report")
+
+
+def pytest_collection_modifyitems(config: pytest.Config) -> None:
+    """Refuse to run on nothing."""
     if not config.option.store_url:
         pytest.exit("which store? pytest --pyargs chatstores.conformance --store-url URL", 4)
-    config.pluginmanager.import_plugin("chatstores.conformance.report")
 
 
 @pytest.fixture(scope="session")

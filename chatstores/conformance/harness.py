@@ -51,7 +51,8 @@ class Harness:
 
     As it is, it runs every test that needs no more than a URL. A backend's own tests override what
     they can; what they leave shows as *not tried*. All faults must hit the stores that `open`
-    returns, so that a proxy before the server stands in ``url``.
+    returns, so that a proxy before the server stands in ``url``; and they end with their context,
+    also when a test fails within it.
 
     Args:
         url: the store; also what another process opens.
@@ -91,7 +92,10 @@ class Harness:
         time.sleep(seconds)
 
     def overwrite(self, namespace: str, key: str, index: int, payload: bytes) -> None:
-        """Put other bytes in the place of a stored message, behind the store's back."""
+        """Put other bytes in the place of a stored message, behind the store's back.
+
+        The session's messages were added one by one. A store that is open need not notice.
+        """
         self._cannot("overwrite a stored record")
 
     def restart(self) -> None:

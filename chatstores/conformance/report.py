@@ -32,6 +32,7 @@ class Column:
     refused: dict[str, str] = field(default_factory=dict)
     not_tried: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     not_there: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    not_run: set[str] = field(default_factory=set)
 
     def word(self, clause: str) -> str:
         """The table's word for a clause."""
@@ -42,6 +43,7 @@ class Column:
         if has(self.failed):
             return "FAILED"
         gap = "refused" if has(self.refused) else "not tried" if has(self.not_tried) else ""
+        gap = gap or ("not run" if has(self.not_run) else "")
         if has(self.kept):
             return "kept in part" if gap else "kept"
         return gap or ("-" if has(self.not_there) else "no test")
@@ -100,15 +102,14 @@ class Table:
         """The table, then the reasons."""
         for nodeid, part in self._waiting.items():
             if name := self._modules.get(_module(nodeid)):
-                self.columns[name].not_tried[part].add("not part of this run")
+                self.columns[name].not_run.add(part)
         names = sorted(self.columns)
-        yield from _aligned(
-            [["", "", *names]]
-            + [
-                [clause, text, *(self.columns[name].word(clause) for name in names)]
-                for clause, text in CLAUSES.items()
-            ]
-        )
+        rows = [["", "", *names]]
+        for clause, text in CLAUSES.items():
+            words = [self.columns[name].word(clause) for name in names]
+            if set(words) != {"not run"}:
+                rows.append([clause, text, *words])
+        yield from _aligned(rows)
         for name in names:
             yield ""
             yield f"{name}: {self.columns[name].tests} tests"

@@ -21,11 +21,17 @@ from chatstores import (
     VideoBlock,
 )
 from chatstores.codec import encode
-from chatstores.conformance.api import Api
+from chatstores.conformance.api import Api, new_command
 from chatstores.conformance.fixtures import OpenApi
 from chatstores.conformance.harness import Harness
 from chatstores.conformance.texts import add_texts, contents, messages, texts, unchanged
-from chatstores.errors import CorruptRecordError, InvalidMessageError, MessageTooLargeError
+from chatstores.errors import (
+    ConflictError,
+    CorruptRecordError,
+    InvalidMessageError,
+    MessageTooLargeError,
+)
+from chatstores.state import Delete
 
 MIB = 1024 * 1024
 
@@ -369,13 +375,14 @@ def test_m3_a_batch_past_the_limit(api: Api) -> None:
     assert api.get_session("k") is None
 
 
-def corrupted(
-    harness: Harness, api: Api, index: int, payload: bytes, count: int = 5
-) -> list[ChatMessage]:
-    """A session one of whose records was overwritten; its messages before that."""
-    some = messages(*(f"{number}" for number in range(count)))
-    api.add_messages("k", some)
-    harness.overwrite(api.namespace, "k", index, payload)
+def corrupted(harness: Harness, open_api: OpenApi, index: int, payload: bytes) -> list[ChatMessage]:
+    """Make a session one of whose records is overwritten; its messages before that."""
+    some = messages(*(f"{number}" for number in range(5)))
+    with_some = open_api()
+    for message in some:
+        with_some.add_message("k", message)
+    with_some.close()
+    harness.overwrite(with_some.namespace, "k", index, payload)
     return some
 
 
@@ -392,9 +399,10 @@ def raises_corrupt(call: Callable[[], Any], position: int) -> str:
 @pytest.mark.parametrize("index", [0, 2, 4])
 @pytest.mark.parametrize("payload", [GARBAGE, NEWER], ids=["garbage", "newer"])
 def test_m4_a_record_that_cannot_be_read_raises(
-    harness: Harness, api: Api, index: int, payload: bytes
+    harness: Harness, open_api: OpenApi, index: int, payload: bytes
 ) -> None:
-    some = corrupted(harness, api, index, payload)
+    some = corrupted(harness, open_api, index, payload)
+    api = open_api()
     for _ in range(2):
         raises_corrupt(lambda: api.get_messages("k"), index)
         raises_corrupt(lambda: api.get_messages("k", last=5 - index), index)
@@ -406,8 +414,9 @@ def test_m4_a_record_that_cannot_be_read_raises(
 
 
 @pytest.mark.clause("M4", decided=False)
-def test_m4_a_record_of_a_newer_format_says_so(harness: Harness, api: Api) -> None:
-    corrupted(harness, api, 1, NEWER)
+def test_m4_a_record_of_a_newer_format_says_so(harness: Harness, open_api: OpenApi) -> None:
+    corrupted(harness, open_api, 1, NEWER)
+    api = open_api()
     for call in [lambda: api.get_messages("k"), lambda: api.page("k")]:
         text = raises_corrupt(call, 1)
         assert "newer" in text
@@ -419,7 +428,7 @@ def test_m4_a_record_of_a_newer_format_says_so(harness: Harness, api: Api) -> No
 def test_m4_or_is_skipped_with_a_warning(
     harness: Harness, open_api: OpenApi, payload: bytes
 ) -> None:
-    some = corrupted(harness, open_api(), 2, payload)
+    some = corrupted(harness, open_api, 2, payload)
     api = open_api(on_corrupt="skip")
     reads: list[Callable[[], list[ChatMessage]]] = [
         lambda: api.get_messages("k"),
@@ -441,8 +450,8 @@ def test_m4_or_is_skipped_with_a_warning(
 def test_m4_a_pop_of_a_corrupt_record_raises(
     harness: Harness, open_api: OpenApi, on_corrupt: str
 ) -> None:
+    some = corrupted(harness, open_api, 4, GARBAGE)
     api = open_api(on_corrupt=on_corrupt)
-    some = corrupted(harness, api, 4, GARBAGE)
     version = api.get_version("k")
     for _ in range(2):
         raises_corrupt(lambda: api.delete_last_message("k"), 4)
@@ -455,9 +464,38 @@ def test_m4_a_pop_of_a_corrupt_record_raises(
     assert api.get_messages("k", first=4) == some[:4]
 
 
+@pytest.mark.clause("W0", decided=False)
+def test_w0_the_version_comes_before_a_corrupt_record(harness: Harness, open_api: OpenApi) -> None:
+    corrupted(harness, open_api, 4, GARBAGE)
+    api = open_api()
+    version = api.get_version("k")
+    with pytest.raises(ConflictError):
+        api.delete_last_message("k", expected_version=version - 1)
+    raises_corrupt(lambda: api.delete_last_message("k", expected_version=version), 4)
+
+
+@pytest.mark.clause("W10", decided=False)
+def test_w10_a_pop_again_is_answered_whatever_is_last_now(
+    harness: Harness, open_api: OpenApi
+) -> None:
+    before = open_api()
+    some = messages("0", "1", "2")
+    for message in some:
+        before.add_message("k", message)
+    command = new_command(Delete("last"))
+    first = before.commit("k", command)
+    assert list(first.removed) == [encode(some[2])]
+    before.close()
+    harness.overwrite(before.namespace, "k", 1, GARBAGE)
+    again = open_api().commit("k", command._replace(age=60_000_000))
+    assert (again.refusal, again.version) in ((None, first.version), ("unknown", first.version))
+    assert open_api().count_messages("k") == 2
+
+
 @pytest.mark.clause("M4", decided=False)
-def test_m4_the_rest_of_the_session_stays_usable(harness: Harness, api: Api) -> None:
-    some = corrupted(harness, api, 1, GARBAGE)
+def test_m4_the_rest_of_the_session_stays_usable(harness: Harness, open_api: OpenApi) -> None:
+    some = corrupted(harness, open_api, 1, GARBAGE)
+    api = open_api()
     assert add_texts(api, "k", "new").added == 1
     removed = api.delete_last_message("k")
     assert removed is not None

@@ -23,6 +23,7 @@ from chatstores.conformance.test_lifetime import CALLS
 from chatstores.conformance.texts import add_texts
 from chatstores.conformance.worker import in_processes
 from chatstores.errors import (
+    BackendUnavailableError,
     ChatStoreError,
     ConflictError,
     InvalidArgumentError,
@@ -36,6 +37,7 @@ from chatstores.errors import (
     StoreClosedError,
     UnknownBackendError,
 )
+from chatstores.url import parse_url
 
 SECRET = "s3cr3t" + "-wörd"  # in two parts, so that the source lines in a traceback do not hold it
 FORMS = [SECRET, quote(SECRET, safe=""), repr(SECRET.encode())[2:-1], ascii(SECRET)[1:-1]]
@@ -52,17 +54,13 @@ def printed(exc: BaseException) -> str:
     return f"{exc!r} {exc} {exc.args} " + "".join(traceback.format_exception(exc))
 
 
-def with_password(url: str, password: str) -> str:
-    """The URL with a password before its host."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://:{password}@{rest.rpartition('@')[2]}"
-
-
-def opened(harness: Harness, by: str) -> ChatStore:
+def opened(harness: Harness, by: str, **options: Any) -> ChatStore:
     """A store with the secret for a password, given in the URL or beside it."""
+    scheme, _, rest = harness.url.partition("://")
+    rest = rest.rpartition("@")[2]  # without the right password
     if by == "url":
-        return chatstores.open_store(with_password(harness.url, quote(SECRET, safe="")))
-    return chatstores.open_store(harness.url, password=SECRET)
+        return chatstores.open_store(f"{scheme}://:{quote(SECRET, safe='')}@{rest}", **options)
+    return chatstores.open_store(f"{scheme}://{rest}", password=SECRET, **options)
 
 
 @pytest.mark.clause("U4")
@@ -95,11 +93,31 @@ def test_u4_a_password_is_not_shown_when_the_server_is_away(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with getattr(harness, fault)():
-        store = chatstores.open_store(harness.url, password=SECRET, timeout=0.3)
+        store = opened(harness, "option", timeout=0.3)
         with using(store, form) as api, pytest.raises(ChatStoreError) as caught:
             api.ping()
         assert_silent(printed(caught.value))
     assert_silent(caplog.text)
+
+
+@pytest.mark.clause("U4", decided=False)
+def test_u4_the_right_password_is_not_shown(
+    harness: Harness, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = harness.options.get("password") or parse_url(harness.url).password
+    if not secret:
+        raise NotThere("the store has no password")
+    caplog.set_level(logging.DEBUG)
+    with using(harness.open(timeout=0.3), form) as api:
+        api.ping()
+        shown = [repr(api.store), str(api.store), api.store.url]
+        for fault in [harness.away, harness.silent]:
+            with fault(), pytest.raises(BackendUnavailableError) as caught:
+                api.ping()
+            shown.append(printed(caught.value))
+    for text in [*shown, caplog.text]:
+        assert secret not in text
+        assert quote(secret, safe="") not in text
 
 
 @pytest.mark.clause("U4")

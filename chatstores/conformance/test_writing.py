@@ -11,11 +11,9 @@ import pytest
 from chatstores import ChatMessage, Commit
 from chatstores.conformance.api import Api
 from chatstores.conformance.fixtures import OpenApi
-from chatstores.conformance.harness import Harness
 from chatstores.conformance.texts import add_texts, contents, messages, texts, unchanged
 from chatstores.errors import (
     ConflictError,
-    CorruptRecordError,
     InvalidArgumentError,
     InvalidMessageError,
     MessageNotFoundError,
@@ -113,19 +111,6 @@ def test_w0_the_version_comes_before_the_content(api: Api) -> None:
     version = api.get_version("k")
     with pytest.raises(ConflictError):
         api.add_message("k", ChatMessage("other", id=first.id), expected_version=version - 1)
-
-
-@pytest.mark.clause("W0", decided=False)
-def test_w0_the_version_comes_before_a_corrupt_record(
-    harness: Harness, api: Api, namespace: str
-) -> None:
-    three(api)
-    version = api.get_version("k")
-    harness.overwrite(namespace, "k", 2, b"garbage")
-    with pytest.raises(ConflictError):
-        api.delete_last_message("k", expected_version=version - 1)
-    with pytest.raises(CorruptRecordError):
-        api.delete_last_message("k", expected_version=version)
 
 
 @pytest.mark.clause("W0")

@@ -62,20 +62,26 @@ class RedisHarness(Harness):
     @contextmanager
     def away(self) -> Iterator[None]:
         self.proxy.refuse()
-        yield
-        self.proxy.refuse(False)
+        try:
+            yield
+        finally:
+            self.proxy.refuse(False)
 
     @contextmanager
     def silent(self) -> Iterator[None]:
         self.proxy.silence()
-        yield
-        self.proxy.silence(False)
+        try:
+            yield
+        finally:
+            self.proxy.silence(False)
 
     @contextmanager
     def dropped_replies(self, n: int) -> Iterator[Since]:
         self.proxy.drop_replies(n, matching=b"EVALSHA")
-        yield Since(self.proxy, "dropped")
-        self.proxy.drop_replies(0)
+        try:
+            yield Since(self.proxy, "dropped")
+        finally:
+            self.proxy.drop_replies(0)
 
     @contextmanager
     def received(self) -> Iterator[Since]:
@@ -96,7 +102,7 @@ class RedisHarness(Harness):
 @pytest.fixture(scope="module")
 def harness() -> Iterator[RedisHarness]:
     with (
-        RedisServer(appendfsync="always") as server,
+        RedisServer(appendfsync="everysec", password="p@ss/w:rd") as server,
         Proxy("127.0.0.1", server.port) as proxy,
     ):
         yield RedisHarness(server, proxy)
