@@ -22,10 +22,10 @@ demo: $(VENV)/ready
 	$(BIN)/python -m tests.demo $(if $(URL),--url "$(URL)") $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/ready servers
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m tests.run -m "not long"
 
 test-long: $(VENV)/ready servers
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m tests.run -m long
 
 bench: $(VENV)/ready servers
 	$(BIN)/python -m tests.benchmarks

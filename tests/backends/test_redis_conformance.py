@@ -13,6 +13,7 @@ import redis
 from chatstores.conformance import Borrowed, Harness, NotThere
 from chatstores.conformance.suite import *  # noqa: F403
 from chatstores_redis import RedisChatStore
+from tests.run import PASSWORD
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 
@@ -102,7 +103,7 @@ class RedisHarness(Harness):
 @pytest.fixture(scope="module")
 def harness() -> Iterator[RedisHarness]:
     with (
-        RedisServer(appendfsync="everysec", password="p@ss/w:rd") as server,
+        RedisServer(appendfsync="everysec", password=PASSWORD) as server,
         Proxy("127.0.0.1", server.port) as proxy,
     ):
         yield RedisHarness(server, proxy)
