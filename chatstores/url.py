@@ -20,6 +20,7 @@ __all__ = [
     "parse_int",
     "parse_options",
     "parse_url",
+    "refused",
 ]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
@@ -168,15 +169,30 @@ def parse_options(
     for name, value in given.items():
         parse = parsers.get(name)
         if parse is None:
+            known = sorted(n for n, p in parsers.items() if not isinstance(p, _Refused))
             raise InvalidURLError(
-                f"{what} has no option {name!r}{nearest(name, parsers)}; "
-                f"it has {', '.join(sorted(parsers))}"
+                f"{what} has no option {name!r}{nearest(name, known)}; it has {', '.join(known)}"
             )
         try:
             values[name] = parse(value)
         except (ValueError, TypeError) as exc:
             raise InvalidURLError(f"the option {name}: {exc}") from None
     return values
+
+
+class _Refused:
+    """The parser of an option that would break a promise."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __call__(self, _: Any) -> Any:
+        raise ValueError(f"is refused: {self._reason}")
+
+
+def refused(reason: str) -> Callable[[Any], Any]:
+    """A parser for a driver's option that would break a promise; it says why."""
+    return _Refused(reason)
 
 
 def parse_bool(value: Any) -> bool:

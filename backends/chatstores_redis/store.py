@@ -35,7 +35,7 @@ from chatstores.state import (
 )
 from chatstores.store import ChatStore
 from chatstores.types import Capabilities
-from chatstores.url import StoreURL, parse_bool, parse_int, parse_options
+from chatstores.url import StoreURL, parse_bool, parse_int, parse_options, refused
 from chatstores_redis import scripts
 from chatstores_redis.transport import AsyncRedis, Connections, SyncRedis
 
@@ -69,13 +69,6 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be text")
     return value
-
-
-def _refuse(reason: str) -> Any:
-    def refuse(_: Any) -> Any:
-        raise ValueError(f"is refused: {reason}")
-
-    return refuse
 
 
 _TIMEOUT = "timeout= bounds the whole call, all attempts together"
@@ -126,13 +119,13 @@ class RedisChatStore(ChatStore):
         "socket_keepalive": parse_bool,
         "max_connections": parse_int,
         "credential_provider": lambda value: value,
-        "decode_responses": _refuse(_BYTES),
-        "encoding": _refuse(_BYTES),
-        "retry": _refuse(_RETRY),
-        "retry_on_error": _refuse(_RETRY),
-        "retry_on_timeout": _refuse(_RETRY),
-        "socket_timeout": _refuse(_TIMEOUT),
-        "socket_connect_timeout": _refuse(_TIMEOUT),
+        "decode_responses": refused(_BYTES),
+        "encoding": refused(_BYTES),
+        "retry": refused(_RETRY),
+        "retry_on_error": refused(_RETRY),
+        "retry_on_timeout": refused(_RETRY),
+        "socket_timeout": refused(_TIMEOUT),
+        "socket_connect_timeout": refused(_TIMEOUT),
         "db": parse_int,
     }
 
@@ -155,6 +148,11 @@ class RedisChatStore(ChatStore):
         self._prefix = driver.pop("prefix")
         self._limit = driver.pop("max_connections", CONCURRENCY)
         self._client, self._async_client = client, async_client
+        self._query = {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in {"prefix": prefix, **options}.items()
+            if isinstance(value, str | int) and (name, value) != ("prefix", "chatstores")
+        }
         self._settings = {
             "host": host,
             "port": port,
@@ -205,7 +203,7 @@ class RedisChatStore(ChatStore):
             given.get("username"),
             None,
             f"/{given.get('db') or 0}",
-            {} if self._prefix == "chatstores" else {"prefix": self._prefix},
+            self._query,
         )
         return public.public
 
@@ -401,7 +399,19 @@ class RedisChatStore(ChatStore):
             return BackendMismatchError(
                 f"{where} did not understand; it must be Redis 7.0 or newer"
             )
-        return BackendUnavailableError(f"{where} did not answer in time")
+        if isinstance(exc, redis.TimeoutError | TimeoutError):
+            return BackendUnavailableError(f"{where} did not answer in time")
+        return BackendUnavailableError(f"{where} cannot be reached{_reason(exc)}")
+
+
+def _reason(exc: BaseException) -> str:
+    """What the system said of a connection, such as "connection refused"."""
+    link: BaseException | None = exc
+    while link is not None:
+        if isinstance(link, OSError) and link.strerror:
+            return f": {link.strerror.lower()}"
+        link = link.__cause__ or link.__context__
+    return ""
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
