@@ -86,6 +86,7 @@ class Server(ABC):
 
     def __init__(self) -> None:
         self.port = free_port()
+        self._starter = os.getpid()
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -129,7 +130,12 @@ class Server(ABC):
             raise
 
     def stop(self) -> None:
-        """Stop the server and remove its directory; nothing happens when that is done."""
+        """Stop the server and remove its directory; nothing happens when that is done.
+
+        Nor in a forked child of the process that started it, whose server it is not.
+        """
+        if os.getpid() != self._starter:
+            return
         self._end()
         if self._directory is not None:
             shutil.rmtree(self._directory)
