@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 else:
     _Names = object
 
-__all__ = ["Api", "at_once", "make_api", "new_command", "using"]
+__all__ = ["Api", "at_once", "make_api", "new_command", "until", "using"]
 
 T = TypeVar("T")
 
@@ -124,6 +125,13 @@ def using(store: ChatStore, form: str) -> Iterator[Api]:
 def new_command(action: Action, expected_version: int | None = None) -> Command:
     """A command with an id of its own."""
     return Command(int.from_bytes(secrets.token_bytes(8), "big"), action, expected_version)
+
+
+def until(done: threading.Event) -> Iterator[None]:
+    """Rounds of a loop that goes on until others are done, and leaves them time."""
+    while not done.is_set():
+        yield
+        time.sleep(0.001)
 
 
 def at_once(api: Api, *workers: Callable[[Api], T]) -> list[T]:

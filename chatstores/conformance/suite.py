@@ -15,16 +15,22 @@ __all__ = ["pytest_plugins"]
 #: The test modules, by the contract's chapters.
 MODULES = (
     "test_keys",
+    "test_listing",
     "test_writing",
+    "test_removing",
     "test_writing_at_once",
-    "test_writing_again",
+    "test_identity",
+    "test_failing_writes",
     "test_metadata",
     "test_reading",
     "test_messages",
+    "test_corrupt",
     "test_lifetime",
     "test_using",
+    "test_absence",
     "test_naming",
     "test_snapshots",
+    "test_llama_index_files",
 )
 
 pytest_plugins = ["chatstores.conformance.report"]

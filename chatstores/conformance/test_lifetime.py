@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from chatstores import ChatMessage, ChatStore
+from chatstores import ChatMessage
+from chatstores.conformance import jobs
 from chatstores.conformance.api import Api, at_once, using
 from chatstores.conformance.fixtures import OpenApi
 from chatstores.conformance.harness import Harness
@@ -262,19 +263,12 @@ def test_l3_setting_up_from_many_threads(harness: Harness, form: str, namespace:
         assert texts(api, "k") == ["1"]
 
 
-def _set_up_and_add(opener: Callable[[], ChatStore], form: str, name: int) -> None:
-    """A process's part: all set up the same new place."""
-    with using(opener(), form) as api:
-        api.setup()
-        api.add_message("k", ChatMessage(f"{name}"))
-
-
 @pytest.mark.clause("L3.processes", decided=False)
 def test_l3_setting_up_from_16_processes(harness: Harness, namespace: str) -> None:
     with harness.fresh_place() as place:
         opener = place.elsewhere(namespace=namespace)
         forms = ["sync", "async"] * 8
-        in_processes(_set_up_and_add, *((opener, form, n) for n, form in enumerate(forms)))
+        in_processes(jobs.set_up_and_add, *((opener, form, n) for n, form in enumerate(forms)))
         with place.open(namespace=namespace) as store:
             found = sorted(int(message.text) for message in store.get_messages("k"))
         assert found == list(range(16))

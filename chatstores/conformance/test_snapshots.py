@@ -8,7 +8,7 @@ import random
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 import chatstores
-from chatstores import ChatMessage, ChatStore, ToolCallBlock
+from chatstores import ChatMessage
 from chatstores.codec import encode
-from chatstores.conformance.api import Api, at_once, using
+from chatstores.conformance import jobs
+from chatstores.conformance.api import Api, at_once, until, using
 from chatstores.conformance.fixtures import OpenApi, OpenStore
 from chatstores.conformance.harness import Harness
-from chatstores.conformance.test_messages import MESSAGES, NEWER, assert_same
+from chatstores.conformance.test_corrupt import NEWER
+from chatstores.conformance.test_messages import MESSAGES, assert_same
 from chatstores.conformance.texts import add_texts, contents, messages, texts
 from chatstores.conformance.worker import Worker
 from chatstores.errors import (
@@ -183,7 +185,7 @@ def test_s1_a_reader_sees_whole_sessions(open_api: OpenApi, namespace: str, path
 
     def read(api: Api) -> set[int]:
         counts = set()
-        while not done.is_set():
+        for _ in until(done):
             for number in range(10):
                 counts |= {api.count_messages(f"{number}"), len(api.get_messages(f"{number}"))}
         return counts
@@ -375,16 +377,6 @@ def test_s2_a_persist_that_fails_leaves_the_former_file(
     assert texts(in_memory, "k") == ["1", "2"]
 
 
-def persist_for_ever(opener: Callable[[], ChatStore], form: str, path: Path) -> Iterator[int]:
-    """Persist to one file again and again."""
-    with using(opener(), form) as api:
-        number = 0
-        while True:
-            api.persist(path)
-            yield number
-            number += 1
-
-
 @pytest.mark.clause("S2", decided=False)
 def test_s2_a_persist_that_is_killed_leaves_the_former_file(
     harness: Harness, api: Api, namespace: str, form: str, tmp_path: Path
@@ -394,9 +386,9 @@ def test_s2_a_persist_that_is_killed_leaves_the_former_file(
     before = contents([m for n in range(10) for m in api.get_messages(f"{n}")])
     chance = random.Random(2)
     path = tmp_path / "snapshot.jsonl"
-    for _ in range(3):
+    for _ in range(2):
         opener = harness.elsewhere(namespace=namespace)
-        with Worker(persist_for_ever, opener, form, path) as worker:
+        with Worker(jobs.persist_for_ever, opener, form, path) as worker:
             worker.wait_until_ready()
             worker.go()
             next(worker.values())
@@ -405,14 +397,6 @@ def test_s2_a_persist_that_is_killed_leaves_the_former_file(
         with using(chatstores.open_store("memory://"), form) as memory:
             memory.load(path)
             assert contents([m for n in range(10) for m in memory.get_messages(f"{n}")]) == before
-
-
-def load_all(opener: Callable[[], ChatStore], form: str, path: Path) -> Iterator[int]:
-    """Load a file; say when it begins and when it is done."""
-    with using(opener(), form) as api:
-        yield 0
-        api.load(path, on_existing="skip")
-        yield 1
 
 
 @pytest.mark.clause("S2", decided=False)
@@ -424,10 +408,10 @@ def test_s2_an_interrupted_load_is_finished_by_skip(
         add_texts(api, f"{number}", *(f"{number}.{part}" for part in range(20)))
     api.persist(path)
     chance = random.Random(2)
-    for run in range(3):
+    for run in range(2):
         back = open_api(namespace=f"{namespace}.{run}")
         opener = harness.elsewhere(namespace=back.namespace)
-        with Worker(load_all, opener, form, path) as worker:
+        with Worker(jobs.load_all, opener, form, path) as worker:
             worker.wait_until_ready()
             worker.go()
             next(worker.values())
@@ -436,133 +420,3 @@ def test_s2_an_interrupted_load_is_finished_by_skip(
         assert all(info.count == 20 for info in back.list_sessions(limit=100).sessions)
         back.load(path, on_existing="skip")
         assert_equal(back, api)
-
-
-BLOCKS: dict[str, Any] = {
-    "store": {
-        "user1": [
-            {
-                "role": "user",
-                "additional_kwargs": {},
-                "blocks": [{"block_type": "text", "text": "What is 1 + 1? é🦜"}],
-            },
-            {
-                "role": "assistant",
-                "additional_kwargs": {},
-                "blocks": [
-                    {"block_type": "text", "text": "let me see"},
-                    {
-                        "block_type": "tool_call",
-                        "tool_call_id": "call_1",
-                        "tool_name": "add",
-                        "tool_kwargs": {"a": 1, "b": 1},
-                    },
-                ],
-            },
-            {
-                "role": "tool",
-                "additional_kwargs": {"name": "add", "tool_call_id": "call_1"},
-                "blocks": [{"block_type": "text", "text": "2"}],
-            },
-        ],
-        "user2": [],
-    },
-    "class_name": "SimpleChatStore",
-}
-
-CONTENT: dict[str, Any] = {
-    "store": {
-        "user1": [
-            {"role": "user", "content": "What is 1 + 1? é🦜", "additional_kwargs": {}},
-            {
-                "role": "assistant",
-                "content": "let me see",
-                "additional_kwargs": {
-                    "tool_calls": [
-                        {
-                            "id": "call_1",
-                            "type": "function",
-                            "function": {"name": "add", "arguments": '{"a": 1, "b": 1}'},
-                        }
-                    ]
-                },
-            },
-            {
-                "role": "tool",
-                "content": "2",
-                "additional_kwargs": {"name": "add", "tool_call_id": "call_1"},
-            },
-        ],
-        "user2": [],
-    },
-    "class_name": "SimpleChatStore",
-}
-
-LLAMA_FILES = {
-    "blocks": json.dumps(BLOCKS),
-    "content": json.dumps(CONTENT),
-    "content as a JSON text": json.dumps(json.dumps(CONTENT)),
-}
-
-
-@pytest.mark.clause("S3")
-@pytest.mark.parametrize("text", LLAMA_FILES.values(), ids=LLAMA_FILES)
-def test_s3_a_file_of_llama_index_is_loaded(api: Api, path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    api.load(path)
-    assert api.get_keys() == ["user1", "user2"]
-    assert api.get_messages("user2") == []
-    question, call, result = api.get_messages("user1")
-    assert (question.role, question.text) == ("user", "What is 1 + 1? é🦜")
-    assert (call.role, call.text) == ("assistant", "let me see")
-    [tool_call] = call.tool_calls
-    assert type(tool_call) is ToolCallBlock
-    assert (tool_call.id, tool_call.name) == ("call_1", "add")
-    assert (result.role, result.text, result.tool_call_id) == ("tool", "2", "call_1")
-    assert len({question.id, call.id, result.id}) == 3
-    with pytest.raises(SessionExistsError):
-        api.load(path)
-
-
-@pytest.mark.clause("S3")
-def test_s3_and_written_as_it_was(api: Api, path: Path) -> None:
-    path.write_text(json.dumps(BLOCKS), encoding="utf-8")
-    api.load(path)
-    api.persist(path, format="llama_index")
-    assert json.loads(path.read_text(encoding="utf-8")) == BLOCKS
-
-
-@pytest.mark.clause("S3")
-def test_s3_a_file_for_llama_index(api: Api, in_memory: Api, path: Path) -> None:
-    add_texts(api, "k", "1", "2 é🦜")
-    api.add_message("k", ChatMessage("a result", "tool", tool_call_id="call_1", name="add"))
-    api.set_messages("empty", [])
-    api.persist(path, format="llama_index")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert found["class_name"] == "SimpleChatStore"
-    assert sorted(found["store"]) == ["empty", "k"]
-    assert [message["role"] for message in found["store"]["k"]] == ["user", "user", "tool"]
-    for message in found["store"]["k"]:
-        assert set(message) <= {"role", "additional_kwargs", "blocks", "content"}
-    in_memory.load(path)
-    assert texts(in_memory, "k") == ["1", "2 é🦜", "a result"]
-    assert in_memory.get_messages("k")[2].tool_call_id == "call_1"
-
-
-@pytest.mark.clause("S3")
-@pytest.mark.parametrize(
-    "text",
-    [
-        LLAMA_FILES["blocks"][:-1],
-        LLAMA_FILES["blocks"][:200],
-        '{"store": []}',
-        '{"store": {"k": 1}}',
-        '{"store": {"k": [{"role": 1}]}}',
-    ],
-    ids=["cut", "cut early", "a list", "a number", "no role"],
-)
-def test_s3_a_damaged_file_of_llama_index_is_refused(api: Api, path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(CorruptSnapshotError):
-        api.load(path)
-    assert api.get_keys() == []

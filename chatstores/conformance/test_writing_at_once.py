@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from chatstores import ChatMessage, ChatStore
-from chatstores.conformance.api import Api, at_once, using
+from chatstores import ChatMessage
+from chatstores.conformance import jobs
+from chatstores.conformance.api import Api, at_once, until
 from chatstores.conformance.fixtures import OpenStore
 from chatstores.conformance.harness import Harness
 from chatstores.conformance.texts import add_texts, contents, messages, texts
@@ -19,7 +20,6 @@ from chatstores.errors import ConflictError
 
 WRITERS = 8
 PROCESSES = 16
-ADDS = 100
 
 
 def in_each_writers_order(found: Iterable[str]) -> dict[str, list[int]]:
@@ -47,7 +47,7 @@ def test_w1_every_reader_sees_the_same_order_now_and_later(api: Api) -> None:
 
     def read(api: Api) -> list[list[str]]:
         seen = []
-        while not done.is_set():
+        for _ in until(done):
             seen.append(texts(api, "k"))
         return seen
 
@@ -87,7 +87,7 @@ def test_w2_a_reader_sees_whole_batches(api: Api) -> None:
 
     def read(api: Api) -> list[int]:
         counts = []
-        while not done.is_set():
+        for _ in until(done):
             counts += [len(api.get_messages("k")), api.count_messages("k")]
         return counts
 
@@ -110,12 +110,12 @@ def test_w3_a_reader_sees_the_old_list_or_the_new_one(api: Api) -> None:
 
     def read(api: Api) -> list[list[str]]:
         seen = []
-        while not done.is_set():
+        for _ in until(done):
             seen.append(texts(api, "k"))
         return seen
 
     def read_parts(api: Api) -> list[list[str]]:
-        while not done.is_set():
+        for _ in until(done):
             assert contents(api.get_messages("k", last=2)) in (old[-2:], new[-2:])
             assert contents(api.get_messages("k", first=2)) in (old[:2], new[:2])
             assert contents(api.page("k", limit=3).messages) in (old[-3:], new[-3:])
@@ -157,34 +157,22 @@ def test_w4_no_message_of_a_loops_tasks_is_lost(open_store: OpenStore) -> None:
     assert numbers == {f"{name}": list(range(10)) for name in range(32)}
 
 
-def _add_and_pop(opener: Callable[[], ChatStore], form: str, name: int) -> list[str]:
-    """A process's part: adds to one session; adds and pops on another, the popped texts."""
-    popped = []
-    with using(opener(), form) as api:
-        for number in range(ADDS):
-            api.add_message("adds", ChatMessage(f"{name}.{number}"))
-            if number % 4 == 0:
-                add_texts(api, "pops", f"{name}.{number}", f"{name}.{number}.2")
-                popped.append(api.delete_last_message("pops"))
-    return contents([message for message in popped if message is not None])
-
-
 @pytest.mark.clause("W4.processes", decided=False)
 def test_w4_16_processes(harness: Harness, open_store: OpenStore, namespace: str) -> None:
     opener = harness.elsewhere(namespace=namespace)
     forms = ["sync", "async"] * (PROCESSES // 2)
     rows = [(opener, form, name) for name, form in enumerate(forms)]
-    popped = [text for part in in_processes(_add_and_pop, *rows) for text in part]
+    popped = [text for part in in_processes(jobs.add_and_pop, *rows) for text in part]
     store = open_store()
     numbers = in_each_writers_order(contents(store.get_messages("adds")))
-    assert numbers == {f"{name}": list(range(ADDS)) for name in range(PROCESSES)}
+    assert numbers == {f"{name}": list(range(jobs.ADDS)) for name in range(PROCESSES)}
     left = contents(store.get_messages("pops"))
-    assert len(popped) == PROCESSES * ADDS // 4
+    assert len(popped) == PROCESSES * jobs.ADDS // 4
     assert not set(popped) & set(left)
     assert sorted(popped + left) == sorted(
         f"{name}.{number}{part}"
         for name in range(PROCESSES)
-        for number in range(0, ADDS, 4)
+        for number in range(0, jobs.ADDS, 4)
         for part in ("", ".2")
     )
 
