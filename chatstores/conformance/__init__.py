@@ -21,7 +21,9 @@ Some clauses need a fault, a clock or a meter. A backend's own test file supplie
         yield MyHarness("mystore://localhost")
 
 A table at the end of the run says of each clause whether it is kept, refused (with the reason that
-the store's ``capabilities.refused`` gives), or was not tried.
+the store's ``capabilities.refused`` gives) or was not tried; *kept in part* where one of these is
+so of some of its tests; and ``-`` where there is nothing to try, such as a server that could be
+away. The reasons stand below it.
 """
 
 from chatstores.conformance.clauses import CLAUSES

@@ -79,6 +79,11 @@ class Harness:
 
     def elsewhere(self, **options: Any) -> Callable[[], ChatStore]:
         """What opens such a store in another process; it can be pickled."""
+        store = self.open()
+        refused = store.capabilities.refused.get("W4.processes")
+        store.close()
+        if refused is not None:
+            raise NotThere(f"other processes: {refused}")
         return functools.partial(open_store, self.url, **{**self.options, **options})
 
     def fresh_place(self) -> AbstractContextManager[Harness]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -18,8 +17,9 @@ from chatstores.conformance.harness import NotThere, NotTried
 
 __all__ = ["Column", "Table"]
 
+PACKAGE = "chatstores.conformance"
 _PART, _STORE, _REFUSED = "chatstores.clause", "chatstores.store", "chatstores.refused"
-_NOT_THERE = "chatstores.not_there"
+_NOT_THERE, _MODULE = "chatstores.not_there", "chatstores.module"
 
 
 @dataclass
@@ -67,13 +67,13 @@ class Table:
     def __init__(self) -> None:
         self.columns: dict[str, Column] = defaultdict(Column)
         self._modules: dict[str, str] = {}  # which column a test module fills
-        self._waiting: dict[str, str] = {}  # tests that did not run, and their parts
+        self._waiting: dict[str, tuple[str, str]] = {}  # tests that did not run: module, part
 
     def expect(self, items: Iterable[pytest.Item]) -> None:
         """Count tests as not run until they are."""
         for item in items:
             if marker := item.get_closest_marker("clause"):
-                self._waiting[item.nodeid] = marker.args[0]
+                self._waiting[item.nodeid] = (_module(item), marker.args[0])
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in what came out of one phase of a test."""
@@ -82,8 +82,8 @@ class Table:
         if part is None or (report.when != "call" and report.passed):
             return
         self._waiting.pop(report.nodeid, None)
-        module = _module(report.nodeid)
-        name = properties.get(_STORE) or PurePath(module).stem
+        module = properties[_MODULE]
+        name = properties.get(_STORE) or module.rpartition(".")[2]
         self._modules[module] = name
         column = self.columns[name]
         column.tests += report.when != "teardown"
@@ -100,10 +100,10 @@ class Table:
 
     def lines(self) -> Iterable[str]:
         """The table, then the reasons."""
-        for nodeid, part in self._waiting.items():
-            if name := self._modules.get(_module(nodeid)):
-                self.columns[name].not_run.add(part)
         names = sorted(self.columns)
+        for module, part in self._waiting.values():
+            if module in self._modules:
+                self.columns[self._modules[module]].not_run.add(part)
         rows = [["", "", *names]]
         for clause, text in CLAUSES.items():
             words = [self.columns[name].word(clause) for name in names]
@@ -128,8 +128,10 @@ def _place(part: str) -> tuple[int, str]:
     return (list(CLAUSES).index(clause) if clause in CLAUSES else len(CLAUSES), part)
 
 
-def _module(nodeid: str) -> str:
-    return nodeid.partition("::")[0]
+def _module(item: pytest.Item) -> str:
+    """The backend's own test module; all modules of this package are one, in a run by URL."""
+    name = item.module.__name__ if isinstance(item, pytest.Function) else ""
+    return PACKAGE if name.startswith(f"{PACKAGE}.") else name
 
 
 def _why(report: pytest.TestReport) -> str:
@@ -160,7 +162,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Tie the reports to the clause."""
     if marker := item.get_closest_marker("clause"):
-        item.user_properties.append((_PART, marker.args[0]))
+        item.user_properties += [(_PART, marker.args[0]), (_MODULE, _module(item))]
     return (yield from _not_tried_is_a_skip(item))
 
 

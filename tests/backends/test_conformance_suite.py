@@ -143,7 +143,7 @@ def test_a_run_by_url(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["--pyargs", "chatstores.conformance", "-k", "k5"]
     for url, status, text in [
-        ("memory://", 0, "sessions are listed by last write"),
+        ("memory://x", 0, "sessions are listed by last write"),
         (None, 4, "which store? pytest --pyargs chatstores.conformance --store-url URL"),
     ]:
         done = subprocess.run(

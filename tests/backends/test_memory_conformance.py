@@ -24,9 +24,6 @@ class MemoryHarness(Harness):
     def __init__(self) -> None:
         super().__init__(f"memory://{secrets.token_hex(8)}")
 
-    def elsewhere(self, **options: object) -> NoReturn:
-        raise NotThere("memory is one process's own")
-
     @contextmanager
     def fresh_place(self) -> Iterator[Harness]:
         yield MemoryHarness()
