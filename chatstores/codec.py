@@ -6,6 +6,7 @@ cannot give back equal, types included, is refused with the field's name.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
@@ -32,6 +33,8 @@ _MAX_INT = 10**4300  # Python's own limit of int <-> str (sys.int_info.default_m
 _OFTEN_EMPTY = {"name", "tool_call_id", "metadata", "extras"}
 _EMPTY: tuple[Any, ...] = (None, {})
 
+_quoted = json.JSONEncoder(ensure_ascii=False).encode  # escapes what pydantic does, to the byte
+
 _messages: TypeAdapter[list[ChatMessage]] | None = None
 
 
@@ -54,10 +57,16 @@ def encode(message: ChatMessage) -> bytes:
     if type(message) is not ChatMessage:
         raise InvalidMessageError(f"a message must be a ChatMessage, not {_name(message)}")
     if _is_plain_text(message):
-        # Text in each field, and a time in UTC: JSON gives back either equal, or refuses it here.
+        # Text in each field, and a time in UTC: JSON gives back either equal, or UTF-8 refuses it.
+        fields = message.__dict__
+        text = (
+            f'{{"v":1,"id":{_quoted(fields["id"])},"role":{_quoted(fields["role"])},'
+            f'"content":{_quoted(fields["content"])},'
+            f'"created_at":"{fields["created_at"].isoformat()[:-6]}Z"}}'
+        )
         try:
-            return _PREFIX + _to_json(message, exclude=_OFTEN_EMPTY, warnings="error")[1:]
-        except PydanticSerializationError as exc:
+            return text.encode()
+        except UnicodeEncodeError as exc:
             raise InvalidMessageError(_explain(message)) from exc
     try:
         body = _to_json(message, exclude=_empty_fields(message), warnings="error")
@@ -80,15 +89,18 @@ def decode(payloads: Sequence[bytes]) -> list[ChatMessage]:
         _messages = TypeAdapter(list[ChatMessage])
     if not payloads:
         return []
-    if {payload[:12] for payload in payloads} != {_START}:
-        raise Unreadable(_why(next(p for p in payloads if p[:12] != _START)))
-    text = b"[{" + b",{".join([payload[7:] for payload in payloads]) + b"]"
-    if text.count(b'"created_at":') < len(payloads):  # the model would make it up
-        raise Unreadable("is not readable")
+    for payload in payloads:
+        if not payload.startswith(_START):
+            raise Unreadable(_why(payload))
     try:
-        messages = _messages.validate_json(text)
+        messages = _messages.validate_json(
+            b"[{" + b",{".join([payload[7:] for payload in payloads]) + b"]"
+        )
     except ValidationError:
         raise Unreadable("is not readable") from None
+    for message in messages:
+        if "created_at" not in message.__pydantic_fields_set__:  # the model made it up
+            raise Unreadable("is not readable")
     if len(messages) != len(payloads):
         raise Unreadable("is not readable")
     return messages

@@ -8,6 +8,7 @@ below.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ from chatstores.errors import (
     StaleCursorError,
 )
 from chatstores.message import ChatMessage
-from chatstores.retry import CONTENTION_LIMIT, Deadline, NotDone
+from chatstores.retry import CONTENTION_LIMIT, Deadline, NotDone, attempt_seconds
 from chatstores.state import (
     Action,
     Append,
@@ -140,6 +141,8 @@ class Operations(ABC):
         self._ttl: float | None = options.get("ttl")
         self._create: bool = options["create"]
         self._timeout: float = options["timeout"]
+        #: Seconds of a call's first attempt: what a transport is opened with.
+        self._first_attempt = attempt_seconds(self._timeout)
         self._on_corrupt: str = options["on_corrupt"]
         self._ttl_us = None if self._ttl is None else max(1, round(self._ttl * 1_000_000))
         #: Seconds after which a write that loses to others gives up.
@@ -251,18 +254,15 @@ class Operations(ABC):
         A write is tried again as the same command, so that the engine knows it; if its outcome
         stays open at the end, that is what is raised.
         """
-        deadline = Deadline(self._timeout)
+        began = time.monotonic()
+        deadline = None
         may_have_happened = False
+        attempt = t  # as opened, it has the time of a first attempt
         while True:
-            seconds = deadline.attempt()
             try:
                 if command is None:
-                    return await hook(t.within(seconds), *args)
-                if may_have_happened:
-                    # What is on its way for as long as the attempt may take counts as older.
-                    age = deadline.age_us() + int(seconds * 1_000_000)
-                    command = command._replace(age=age)
-                return await hook(t.within(seconds), *args, command)
+                    return await hook(attempt, *args)
+                return await hook(attempt, *args, command)
             except NotDone as exc:
                 cause: BaseException = exc.__cause__ or exc
                 error = self._error(cause)
@@ -274,12 +274,18 @@ class Operations(ABC):
                 cause = exc
                 error = self._error(exc)
                 may_have_happened |= isinstance(error, BackendUnavailableError)
+            deadline = deadline or Deadline(self._timeout, began)
             pause = deadline.pause() if isinstance(error, BackendUnavailableError) else None
             if pause is None:
                 if command is not None and may_have_happened:
                     error = OutcomeUnknownError(f"{command.id:016x}")
                 raise error from self._scrubbed(cause)
             await t.sleep(pause)
+            seconds = deadline.attempt()
+            attempt = t.within(seconds)
+            if command is not None and may_have_happened:
+                # What is on its way for as long as the attempt may take counts as older.
+                command = command._replace(age=deadline.age_us() + int(seconds * 1_000_000))
 
     def _scrubbed(self, exc: BaseException) -> BaseException:
         """The error, or a copy without secrets if its text, or its chain's, holds one."""

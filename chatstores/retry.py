@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-__all__ = ["CONTENTION_LIMIT", "Deadline", "NotDone"]
+__all__ = ["CONTENTION_LIMIT", "Deadline", "NotDone", "attempt_seconds"]
 
 #: How long a write goes on losing to other writers, in seconds (the contract's U3).
 CONTENTION_LIMIT = 30.0
@@ -20,11 +20,17 @@ class NotDone(Exception):
     """
 
 
+def attempt_seconds(left: float) -> float:
+    """Seconds for an attempt when so many are left: half of them, but at least 250 ms."""
+    return max(0.001, min(left, max(_SHORTEST_ATTEMPT, left / 2)))
+
+
 class Deadline:
     """The time that one call of a user has, over all its attempts.
 
     Args:
         seconds: how long.
+        began: when it began, by ``time.monotonic()``; default now.
         first_pause: seconds before the second attempt; then twice as long each time,
         longest_pause: up to this.
     """
@@ -32,17 +38,21 @@ class Deadline:
     __slots__ = ("_began", "_end", "_longest", "_pause")
 
     def __init__(
-        self, seconds: float, first_pause: float = 0.02, longest_pause: float = 1.0
+        self,
+        seconds: float,
+        began: float | None = None,
+        *,
+        first_pause: float = 0.02,
+        longest_pause: float = 1.0,
     ) -> None:
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began
         self._end = self._began + seconds
         self._pause = first_pause
         self._longest = longest_pause
 
     def attempt(self) -> float:
-        """Seconds for the next attempt: half of what is left, at least 250 ms of it."""
-        left = self._end - time.monotonic()
-        return max(0.001, min(left, max(_SHORTEST_ATTEMPT, left / 2)))
+        """Seconds for the next attempt."""
+        return attempt_seconds(self._end - time.monotonic())
 
     def pause(self) -> float | None:
         """Seconds to wait before another attempt, with jitter; None if no time is left for one."""

@@ -35,16 +35,16 @@ def _script(*parts: str) -> Script:
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-_COMMAND = ("session", "command", "rows", "changes")
+_COMMAND = ("session", "state", "command", "rows", "changes")
 
-# The functions of Lua are made anew at each call: the most usual command comes before most of them.
-APPEND = _script("session", "command", "append_one", "rows", "changes", "append")
+# The functions of Lua are made anew at each call: the most usual command comes before all of them.
+APPEND = _script("session", "append_one", *_COMMAND[1:], "append")
 CLEAR = _script(*_COMMAND, "clear")
 DELETE = _script(*_COMMAND, "delete")
 EDIT = _script(*_COMMAND, "edit")
 METADATA = _script(*_COMMAND, "metadata")
 REPLACE = _script(*_COMMAND, "replace")
-SNAPSHOT = _script("session", "rows", "snapshot")
+SNAPSHOT = _script("session", "state", "rows", "snapshot")
 STAGE = _script("session", "stage")
 LIST = _script("bucket", "list")
 PURGE = _script("bucket", "purge")

@@ -221,7 +221,7 @@ class RedisChatStore(ChatStore):
             connection_class, settings = pool.connection_class, pool.connection_kwargs
         retry = Retry(NoBackoff(), 0)
         connections = Connections(connection_class, _own(settings), retry, self._limit)
-        return SyncRedis(connections, self._timeout / 2)
+        return SyncRedis(connections, self._first_attempt)
 
     def _aopen(self) -> AsyncRedis:
         if self._async_client is None and self._client is not None:
@@ -235,7 +235,7 @@ class RedisChatStore(ChatStore):
             connection_class, settings = pool.connection_class, pool.connection_kwargs
         retry = AsyncRetry(NoBackoff(), 0)
         connections = Connections(connection_class, _own(settings), retry, self._limit)
-        return AsyncRedis(connections, self._timeout / 2)
+        return AsyncRedis(connections, self._first_attempt)
 
     def _bucket(self, key: bytes) -> bytes:
         return self._buckets[zlib.crc32(key) % BUCKETS]
@@ -281,6 +281,8 @@ class RedisChatStore(ChatStore):
             command.age // 1000 + 1 if command.age else 0,
         )
         answer = await t.script(script, bucket, name, about, *arguments)
+        if len(answer) == 2:  # one message, added
+            return Outcome(*answer)
         version, added, cleared, refusal, detail, removed = answer
         if not refusal:
             return Outcome(version, added, removed, cleared)
@@ -297,7 +299,7 @@ class RedisChatStore(ChatStore):
         start, stop = (0, -1 if first is None else first - 1) if last is None else (-last, -1)
         rows = await t.command(b"LRANGE", self._bucket(name) + b":r:" + name, start, stop)
         # The list expires by itself, to the same millisecond as the session.
-        return [row[row.find(b" ") + 1 :] for row in rows]
+        return [row.partition(b" ")[2] for row in rows]
 
     async def _snapshot(
         self, t: SyncRedis | AsyncRedis, key: str, before: int | None, limit: int | None

@@ -1,4 +1,9 @@
--- Append, in every other case.
+-- Append: ARGV[3..] are id, message, id, message ...
+local answer = known()
+if answer then
+  return answer
+end
+
 -- Those that are there already, with the same content or another.
 local skip, wanted, there, other = {}, 0, 0, nil
 for at = 3, #ARGV, 2 do

@@ -7,11 +7,6 @@ expected = expected >= 0 and expected or nil
 ttl = ttl > 0 and ttl or nil
 local actual = live and S.version or 0
 
-local REMEMBER_MS = 60000  -- how long a command is remembered, if not
-local REMEMBER = 65536     -- so many changes follow it before
-
-local RECORD, RECORD_BYTES = '<c8dI4I4B', 25  -- id, version, added, cleared, more
-
 local function memory(which)
   return bucket .. ':c' .. which .. ':' .. key
 end

@@ -14,20 +14,14 @@
 -- when and from which version on; forgotten when the newest forgotten command was done; overtaken
 -- until when a first attempt may come after its own retry.
 local STATE = '<ddddddddddddd'
+local RECORD, RECORD_BYTES = '<c8dI4I4B', 25  -- of a command: id, version, added, cleared, more
+local REMEMBER_MS = 60000  -- how long a command is remembered, if not
+local REMEMBER = 65536     -- so many changes follow it before
+
 local bucket, key = KEYS[1], ARGV[1]
 local head, rows, ids = bucket .. ':h:' .. key, bucket .. ':r:' .. key, bucket .. ':i:' .. key
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local now_ms = math.floor(now / 1000)
 
--- One table, not thirteen locals: each local that a function below holds is paid at every call.
-local S = {}
 local packed = redis.call('HGET', head, 's')
-if packed then
-  S.version, S.epoch, S.last_ordinal, S.born, S.updated, S.expires, S.dead, S.repeats, S.half,
-    S.since, S.since_version, S.forgotten, S.overtaken = struct.unpack(STATE, packed)
-else
-  S.version, S.epoch, S.last_ordinal, S.born, S.updated, S.expires, S.dead, S.repeats, S.half,
-    S.since, S.since_version, S.forgotten, S.overtaken = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-end
-local live = S.version > 0 and S.dead == 0 and not (S.expires > 0 and now_ms > S.expires)
