@@ -8,7 +8,7 @@ object.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -88,10 +88,10 @@ def to_line(namespace: str, key: str, command: Command, time: int) -> bytes:
     }
     if command.ttl is not None:
         head["ttl"] = command.ttl
-    records: list[Record] = []
+    records: Sequence[Record] = ()
     match action:
         case Append() | Replace():
-            records = list(action.records)
+            records = action.records
         case Edit():
             records = [action.record]
         case Delete():
@@ -99,13 +99,13 @@ def to_line(namespace: str, key: str, command: Command, time: int) -> bytes:
         case SetMetadata():
             head["text"], head["own"] = action.text, action.own
         case Restore():
-            records = list(action.records)
+            records = action.records
             head["restored"] = list(action[1:])
         case Clear():
             pass
     if records:
         head["ids"] = [record.id for record in records]
-    text = b"\t".join([to_json(head), *(record.payload for record in records)])
+    text = b"\t".join([to_json(head), *[record.payload for record in records]])
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 

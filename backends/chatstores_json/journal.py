@@ -39,9 +39,7 @@ class Journal:
         self._path = path
         self._fd = fd
         self._writable = writable
-        found = os.fstat(fd)
-        self._identity = (found.st_dev, found.st_ino)
-        self._room = found.st_size
+        self._room = os.fstat(fd).st_size
         head = os.pread(fd, 4096, 0).partition(b"\n")[0]
         self.offset = len(head) + 1
         self.generation = parse_journal_head(head)
@@ -84,14 +82,6 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
-
-    def is_in_place(self) -> bool:
-        """Whether the file at the path is still this one."""
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            return False
-        return (found.st_dev, found.st_ino) == self._identity
 
     def has_more(self) -> bool:
         """Whether there is something behind the offset."""

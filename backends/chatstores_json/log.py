@@ -61,6 +61,7 @@ class Log:
         self._create = create
         self._sync = sync
         self._lock_fd: int | None = None
+        self._checkpoint_fd: int | None = None
         self._journal: Journal | None = None
         self.forget()
         _alive.add(self)
@@ -81,14 +82,40 @@ class Log:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+        self._hold_checkpoint(None)
         self.fold = Fold()
         self._generation = 0
+
+    def _hold_checkpoint(self, fd: int | None) -> None:
+        """The checkpoint that the fold began with stays open: no other file gets its identity."""
+        if self._checkpoint_fd is not None:
+            os.close(self._checkpoint_fd)
+        self._checkpoint_fd = fd
         self._checkpoint_bytes = 0
+        self._identity: tuple[int, int] | None = None
+        if fd is not None:
+            found = os.fstat(fd)
+            self._checkpoint_bytes = found.st_size
+            self._identity = (found.st_dev, found.st_ino)
 
     def is_current(self) -> bool:
         """Whether the fold holds all that was acknowledged before this call."""
-        journal = self._journal
-        return journal is not None and journal.is_in_place() and not journal.has_more()
+        journal = self._journal_in_place()
+        return journal is not None and not journal.has_more()
+
+    def _journal_in_place(self) -> Journal | None:
+        """The journal, if the files are still those that the fold was read from.
+
+        A new journal comes with a new checkpoint, which is looked at in its place: Linux makes a
+        file's next write a third slower when its times were looked at.
+        """
+        if self._journal is None or not os.access(self._journal_path, os.F_OK):
+            return None
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return self._journal if (found.st_dev, found.st_ino) == self._identity else None
 
     def catch_up(self) -> bool:
         """Fold what others wrote."""
@@ -208,7 +235,7 @@ class Log:
 
     def _read_on(self, repair: bool = False) -> bool:
         """Fold what is new in the journal, or everything if the journal is another one."""
-        if self._journal is None or not self._journal.is_in_place():
+        if self._journal_in_place() is None:
             self._open_anew(repair)
         journal = self._journal
         if journal is None or not journal.has_more():
@@ -253,9 +280,12 @@ class Log:
 
     def _read_checkpoint(self) -> None:
         try:
-            text = self.path.read_bytes()
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return
+        self._hold_checkpoint(fd)
+        with open(fd, "rb", closefd=False) as file:
+            text = file.read()
         try:
             self._generation, self.fold.namespaces = parse_checkpoint(text)
         except NotOurs as exc:
@@ -265,7 +295,6 @@ class Log:
             ) from None
         except ValueError as exc:
             raise CorruptRecordError("", None, f"in {self.path} is damaged: {exc}") from None
-        self._checkpoint_bytes = len(text)
 
     def _checkpoint(self) -> None:
         """Put the fold into the checkpoint and begin a new journal."""
@@ -275,10 +304,10 @@ class Log:
             with open(temporary, "wb", opener=_private) as file:
                 for part in checkpoint_parts(self.fold.namespaces, generation, now_us()):
                     file.write(part)
-                self._checkpoint_bytes = file.tell()
                 file.flush()
                 if self._sync:
                     sync_file(file.fileno())
+                self._hold_checkpoint(os.dup(file.fileno()))
             os.replace(temporary, self.path)
             journal = Journal.create(self._journal_path, generation, self._sync)
             self._sync_folder()
