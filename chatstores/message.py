@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Strict, Tag
 
 __all__ = [
     "AudioBlock",
@@ -131,6 +131,12 @@ Block = Annotated[
 ]
 
 
+# Bytes are no text; and the first that fits is taken, which is sooner than looking for the best.
+_Content = Annotated[
+    Annotated[str, Strict()] | list[Block] | None, Field(union_mode="left_to_right")
+]
+
+
 def _new_id() -> str:
     """A UUID version 7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, 74 of chance."""
     raw = int.from_bytes(os.urandom(10), "big")
@@ -178,7 +184,7 @@ class ChatMessage(BaseModel):
 
     id: _NonEmpty = Field(default_factory=_new_id)
     role: _NonEmpty = "user"
-    content: str | list[Block] | None = None
+    content: _Content = None
     name: str | None = None
     tool_call_id: str | None = None
     created_at: AwareDatetime = Field(default_factory=_now)

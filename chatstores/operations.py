@@ -220,7 +220,10 @@ class Operations(ABC):
 
     @abstractmethod
     async def _recent(self, t: Any, before: tuple[int, str] | None, limit: int) -> RecentPage:
-        """Live sessions by (last write, key), descending, below a place."""
+        """Live sessions by (last write, key), descending, below a place.
+
+        The last write may be rounded to the minute, if ``capabilities.recency`` says so.
+        """
 
     @abstractmethod
     async def _purge(self, t: Any) -> int:
@@ -378,11 +381,11 @@ class Operations(ABC):
             self._check_count("expected_version", expected)
         command = Command(int.from_bytes(os.urandom(8), "big"), action, expected, self._ttl_us)
         outcome = await self._run(t, self._commit, key, command=command)
+        if outcome.refusal is None:
+            return outcome
         if outcome.refusal == "corrupt":
             raise await self._corrupt(t, key, int(outcome.detail))
-        if outcome.refusal is not None:
-            raise self._refused(key, command, outcome)
-        return outcome
+        raise self._refused(key, command, outcome)
 
     def _refused(self, key: str, command: Command, outcome: Outcome) -> ChatStoreError:
         match outcome.refusal:
@@ -621,7 +624,8 @@ class Operations(ABC):
             page = await self._run(t, self._recent, place, limit - len(sessions))
             sessions += [self._info(key, head) for key, head in page.sessions]
             place = page.before
-            if place is None:
-                return SessionPage(sessions, None)
-            if len(sessions) >= limit:
-                return SessionPage(sessions, f"{place[0]}.{place[1]}")
+            if place is None or len(sessions) >= limit:
+                break
+        # Pages follow the order that the engine keeps; within one it can as well be exact.
+        sessions.sort(key=lambda info: info.updated_at, reverse=True)
+        return SessionPage(sessions, None if place is None else f"{place[0]}.{place[1]}")

@@ -486,8 +486,8 @@ class ChatStore(Operations):
             before: the cursor of the last page (``page.before``); None for the newest.
 
         Returns:
-            The sessions, and the cursor of the next page. ``capabilities.recency`` says how fresh
-            the order is.
+            The sessions, and the cursor of the next page. Each page is in exact order; which
+            sessions it holds is decided to the minute if ``capabilities.recency`` says "minute".
 
         Raises:
             InvalidArgumentError: the cursor is none of ``list_sessions``, or the limit is below 1.

@@ -81,7 +81,8 @@ class Capabilities:
         notes: what a user should know, by topic ("durability", "failover", ...).
         max_message_bytes: the largest message, in bytes as stored.
         max_batch_bytes: the largest ``add_messages``, in bytes as stored.
-        recency: how fresh the order of ``list_sessions`` is: "exact" or "minute".
+        recency: by what ``list_sessions`` goes on from page to page: the "exact" time of a
+            session's last write, or its "minute".
         clock: whose clock decides expiry: "server" or "writer".
     """
 

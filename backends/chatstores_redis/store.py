@@ -110,6 +110,7 @@ class RedisChatStore(ChatStore):
             "deletion": "what was removed stays invisible for a minute, to answer a repeated "
             "command",
         },
+        recency="minute",
     )
     _driver_errors = (redis.RedisError, OSError)
     _options: ClassVar[Mapping[str, Any]] = {
@@ -245,12 +246,13 @@ class RedisChatStore(ChatStore):
     async def _commit(self, t: SyncRedis | AsyncRedis, key: str, command: Command) -> Outcome:
         name = key.encode()
         bucket = self._bucket(name)
-        action = command.action
-        ttl = command.ttl
+        _, action, expected, ttl, age = command
         match action:
             case Append():
                 script = scripts.APPEND
-                arguments: list[Any] = [part for record in action.records for part in record]
+                arguments: list[Any] = []
+                for record in action.records:
+                    arguments += record
             case Delete():
                 script, arguments = scripts.DELETE, [action.which, action.argument]
             case Edit():
@@ -276,9 +278,9 @@ class RedisChatStore(ChatStore):
         about = struct.pack(
             "<8sddd",
             command.id.to_bytes(8, "big"),
-            -1 if command.expected_version is None else min(command.expected_version, 2**53),
+            -1 if expected is None else min(expected, 2**53),
             0 if ttl is None else max(1, ttl // 1000),
-            command.age // 1000 + 1 if command.age else 0,
+            age // 1000 + 1 if age else 0,
         )
         answer = await t.script(script, bucket, name, about, *arguments)
         if len(answer) == 2:  # one message, added

@@ -104,7 +104,7 @@ def _packed(connection: Any, requests: list[Request]) -> Any:
     """Requests as bytes; hiredis alone is three times as fast as through redis-py."""
     if hiredis is None:
         return connection.pack_commands(requests)
-    return [hiredis.pack_command(request) for request in requests]
+    return list(map(hiredis.pack_command, requests))
 
 
 def _checked(replies: list[Any]) -> list[Any]:
@@ -155,9 +155,14 @@ class SyncRedis(SyncTransport):
     def _exchange(self, requests: list[Request]) -> list[Any]:
         kept = self._seconds == self._full
         connection = (self._connections.take() if kept else None) or self._connect()
+        replies: list[Any] = []
         try:
             connection.send_packed_command(_packed(connection, requests), check_health=False)
-            replies = [self._reply(connection) for _ in requests]
+            for _ in requests:
+                try:
+                    replies.append(connection.read_response())
+                except (ResponseError, BusyLoadingError) as exc:
+                    replies.append(exc)
         except BaseException:
             # What is idle was connected to the same server: it is likely as dead.
             for other in (connection, *self._connections.take_all()):
@@ -168,13 +173,6 @@ class SyncRedis(SyncTransport):
         else:
             connection.disconnect()
         return _checked(replies)
-
-    @staticmethod
-    def _reply(connection: Any) -> Any:
-        try:
-            return connection.read_response()
-        except (ResponseError, BusyLoadingError) as exc:
-            return exc
 
     def _connect(self) -> Any:
         connection = self._connections.make(self._seconds)
@@ -225,6 +223,7 @@ class AsyncRedis(AsyncTransport):
 
     async def _exchange(self, requests: list[Request]) -> list[Any]:
         sent = False
+        replies: list[Any] = []
         try:
             async with asyncio.timeout(self._seconds), self._turns:
                 connection = self._connections.take() or await self._connect()
@@ -232,7 +231,11 @@ class AsyncRedis(AsyncTransport):
                     packed = _packed(connection, requests)
                     sent = True
                     await connection.send_packed_command(packed, check_health=False)
-                    replies = [await self._reply(connection) for _ in requests]
+                    for _ in requests:
+                        try:
+                            replies.append(await connection.read_response())
+                        except (ResponseError, BusyLoadingError) as exc:
+                            replies.append(exc)
                 except BaseException:
                     for other in (connection, *self._connections.take_all()):
                         await other.disconnect(nowait=True)
@@ -243,13 +246,6 @@ class AsyncRedis(AsyncTransport):
                 raise NotDone from exc
             raise
         return _checked(replies)
-
-    @staticmethod
-    async def _reply(connection: Any) -> Any:
-        try:
-            return await connection.read_response()
-        except (ResponseError, BusyLoadingError) as exc:
-            return exc
 
     async def _connect(self) -> Any:
         # Without timeouts of its own: each would cost a timer a call, and there is one around all.

@@ -65,6 +65,7 @@ def test_any_role_that_is_not_empty(role: str) -> None:
         ({"id": ""}, "id"),
         ({"id": 5}, "id"),
         ({"content": 5}, "content"),
+        ({"content": b"bytes"}, "content"),
         ({"content": {"type": "text", "text": "x"}}, "content"),
         ({"content": ["x"]}, "content"),
         ({"content": [{"text": "no type"}]}, "content"),

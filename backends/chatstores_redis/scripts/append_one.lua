@@ -10,9 +10,12 @@ if packed and #ARGV == 4 then
     and (expected < 0 or expected == version)
     and now_ms > since and now_ms - since < REMEMBER_MS and version + 1 - since_version < REMEMBER
     and redis.call('HSETNX', ids, ARGV[3], string.format('%.0f', last_ordinal + 1)) == 1 then
+    local listed = updated - updated % MINUTE
     last_ordinal, version, updated = last_ordinal + 1, version + 1, math.max(now, updated)
     redis.call('RPUSH', rows, string.format('%.0f', last_ordinal) .. ' ' .. ARGV[4])
-    redis.call('ZADD', bucket .. ':t', string.format('%.0f', updated), key)
+    if updated - updated % MINUTE ~= listed then
+      redis.call('ZADD', bucket .. ':t', string.format('%.0f', updated - updated % MINUTE), key)
+    end
     redis.call('APPEND', bucket .. ':c' .. half .. ':' .. key,
       struct.pack(RECORD, command, version, 1, 0, 0))
     redis.call('HSET', head, 's', struct.pack(STATE, version, epoch, last_ordinal, born, updated,

@@ -85,8 +85,11 @@ end
 -- The command changed the session: its next version, its time and its ttl.
 local function changed(added, removed)
   S.version = S.version + 1
+  local listed = live and S.updated - S.updated % MINUTE
   S.updated = math.max(now, S.updated)
-  redis.call('ZADD', bucket .. ':t', string.format('%.0f', S.updated), key)
+  if S.updated - S.updated % MINUTE ~= listed then
+    redis.call('ZADD', bucket .. ':t', string.format('%.0f', S.updated - S.updated % MINUTE), key)
+  end
   local expired = S.expires
   S.expires = ttl and now_ms + ttl or 0
   local answer = finish(S.version, added, 0, nil, nil, removed)

@@ -1,4 +1,4 @@
--- A bucket's live sessions by (last write, key), descending. ARGV[1], ARGV[2]:
+-- A bucket's live sessions by (minute of the last write, key), descending. ARGV[1], ARGV[2]:
 -- the place to go on below, or ''. ARGV[3]: how many.
 -- Answers with when each was last written and its key, one after the other.
 local limit, offset, answer = tonumber(ARGV[3]), 0, {}
