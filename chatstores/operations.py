@@ -232,6 +232,10 @@ class Operations(ABC):
     async def _setup(self, t: Any) -> None:
         """Create what the store needs, unless ``create`` is False; nothing by default."""
 
+    def _setup_script(self) -> str:
+        """What ``_setup`` would run, for someone else to run; "" if nothing has to be created."""
+        return ""
+
     @abstractmethod
     async def _ping(self, t: Any) -> None:
         """Return if the store can be used, raise if not."""

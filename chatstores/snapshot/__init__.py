@@ -7,6 +7,6 @@ Over a sync transport nothing here suspends; all work on files goes through ``of
 sessions one at a time is in memory (a file of LlamaIndex's is read whole, as LlamaIndex does).
 """
 
-from chatstores.snapshot.run import load, persist
+from chatstores.snapshot.run import Tally, load, persist
 
-__all__ = ["load", "persist"]
+__all__ = ["Tally", "load", "persist"]

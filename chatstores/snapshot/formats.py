@@ -18,10 +18,17 @@ DECODED = 500
 
 
 class Session(NamedTuple):
-    """One session of a file, checked."""
+    """One session of a file, checked.
+
+    Attributes:
+        key: its key.
+        restore: the command that puts it into a store.
+        exact: whether the file says all of it; if not, ids and times were made up.
+    """
 
     key: str
     restore: Restore
+    exact: bool = True
 
 
 class Writer(ABC):
@@ -34,6 +41,9 @@ class Writer(ABC):
     def __init__(self, *, skip_corrupt: bool) -> None:
         #: What the caller is told after each step.
         self.warnings: list[str] = []
+        #: What was written so far.
+        self.sessions_written = 0
+        self.messages_written = 0
         self._skip = skip_corrupt
 
     @abstractmethod
@@ -59,6 +69,7 @@ class Writer(ABC):
                 found = [self._try(key, start + i, payload) for i, payload in enumerate(payloads)]
             for index, (payload, message) in enumerate(zip(payloads, found, strict=True), start):
                 if message is not None:
+                    self.messages_written += 1
                     yield index, payload, message
 
     def metadata(self, key: str, text: bytes) -> bytes:

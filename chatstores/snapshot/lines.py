@@ -36,8 +36,6 @@ class LinesWriter(Writer):
     def __init__(self, *, skip_corrupt: bool) -> None:
         super().__init__(skip_corrupt=skip_corrupt)
         self._hash = hashlib.sha256()
-        self._sessions = 0
-        self._messages = 0
         self._last_key = b""
 
     def begin(self) -> bytes:
@@ -58,12 +56,12 @@ class LinesWriter(Writer):
         for payload in payloads:
             yield self._line(payload)
         self._last_key = key.encode()
-        self._sessions += 1
-        self._messages += len(payloads)
+        self.sessions_written += 1
 
     def end(self) -> bytes:
         """The last line."""
-        return to_json(_end(self._sessions, self._messages, self._hash.hexdigest())) + b"\n"
+        end = _end(self.sessions_written, self.messages_written, self._hash.hexdigest())
+        return to_json(end) + b"\n"
 
     def _session_line(self, key: str, head: Head, count: int, left: int | None) -> bytes:
         fields = to_json(

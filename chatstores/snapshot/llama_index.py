@@ -16,7 +16,7 @@ from chatstores.operations import Operations
 from chatstores.snapshot.formats import Session, Writer, too_large
 from chatstores.state import Record, Restore, Snapshot, now_us
 
-__all__ = ["LlamaIndexWriter", "read"]
+__all__ = ["LlamaIndexWriter", "read", "read_json"]
 
 _BOM = b"\xef\xbb\xbf"
 #: So many bytes tell whether a file may be JSON at all, before it is read whole.
@@ -43,6 +43,7 @@ class LlamaIndexWriter(Writer):
             yield separator + self._message(key, index, message)
             separator = b","
         yield b"]"
+        self.sessions_written += 1
 
     def end(self) -> bytes:
         """What stands after the sessions."""
@@ -75,7 +76,7 @@ def read(name: str, file: IO[bytes], limit: int, ttl: int | None) -> list[Sessio
         InvalidMessageError: a message cannot be stored.
         MessageTooLargeError: a message is larger than the limit.
     """
-    sessions = _sessions(name, file)
+    sessions = read_json(name, file)
     now = now_us()
     found = []
     for key, messages in sessions.items():
@@ -86,15 +87,20 @@ def read(name: str, file: IO[bytes], limit: int, ttl: int | None) -> list[Sessio
             _record(name, f"message {index} of session {key!r}", wire)
             for index, wire in enumerate(messages)
         ]
-        session = Session(key, Restore(records, b"{}", b"{}", now, now, ttl))
+        restore = Restore(records, b"{}", b"{}", now, now, ttl)
+        session = Session(key, restore, exact=False)
         if larger := too_large(session, limit):
             raise larger
         found.append(session)
     return found
 
 
-def _sessions(name: str, file: IO[bytes]) -> dict[str, Any]:
-    """The file's JSON: by key, what should be a list of messages."""
+def read_json(name: str, file: IO[bytes]) -> dict[str, Any]:
+    """The file's JSON: by key, what should be a list of messages.
+
+    Raises:
+        CorruptSnapshotError: it is no such file.
+    """
     begin = file.read(_BEGIN_BYTES)
     if not begin:
         raise CorruptSnapshotError(f"{name!r} is empty")
