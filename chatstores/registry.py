@@ -34,6 +34,12 @@ BACKENDS = {
     "json": Backend("chatstores_json", "JsonChatStore"),
     "memory": Backend("chatstores_memory", "MemoryChatStore"),
     "redis": Backend("chatstores_redis", "RedisChatStore"),
+    "redis+cluster": Backend("chatstores_redis", "RedisChatStore"),
+    "redis+sentinel": Backend("chatstores_redis", "RedisChatStore"),
+    "rediss": Backend("chatstores_redis", "RedisChatStore"),
+    "rediss+cluster": Backend("chatstores_redis", "RedisChatStore"),
+    "rediss+sentinel": Backend("chatstores_redis", "RedisChatStore"),
+    "unix": Backend("chatstores_redis", "RedisChatStore"),
 }
 
 

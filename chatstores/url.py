@@ -25,7 +25,7 @@ __all__ = [
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _SECRET = re.compile(
-    r"pass|pwd|secret|token|credential|auth|key(?!space)|(^|[_.-])sas($|[_.-])", re.IGNORECASE
+    r"pass|pwd|secret|token|credential|auth|key(?!space|file)|(^|[_.-])sas($|[_.-])", re.IGNORECASE
 )
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)
 _SECONDS = {None: 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -98,19 +98,20 @@ def parse_url(url: str) -> StoreURL:
             "pass password=... instead"
         )
     path, _, query = after.partition("?")
-    hosts, username, password = _split_authority(authority)
+    hosts, username, password = _split_authority(authority, hostless=scheme == "unix")
     return StoreURL(scheme, hosts, username, password, unquote(path), _split_query(query))
 
 
 def _split_authority(
-    authority: str,
+    authority: str, *, hostless: bool
 ) -> tuple[tuple[tuple[str, int | None], ...], str | None, str | None]:
     user, at, hosts = authority.rpartition("@")
     name, _, password = user.partition(":")
+    who = (_unescape(name) or None, _unescape(password) if password else None)
     if not hosts:
-        if at:
+        if at and not hostless:
             raise InvalidURLError("the URL names no host after the '@'")
-        return (), None, None
+        return (), *who
     try:
         parsed = MultiHostUrl(f"x://{hosts}")
     except ValidationError as exc:
@@ -122,8 +123,7 @@ def _split_authority(
     pairs = tuple((unquote(h["host"] or ""), h["port"]) for h in parsed.hosts())
     return (
         tuple((host.removeprefix("[").removesuffix("]"), port) for host, port in pairs),
-        _unescape(name) or None,
-        _unescape(password) if password else None,
+        *who,
     )
 
 

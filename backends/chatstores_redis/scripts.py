@@ -23,16 +23,24 @@ __all__ = [
 
 
 class Script(NamedTuple):
-    """A script's text, and the name under which a server knows it once it has run."""
+    """A script.
+
+    Attributes:
+        text: in Lua.
+        sha: the name under which a server knows it once it has run.
+        of_session: whether it is about one session, its first argument, or about a bucket.
+    """
 
     text: bytes
     sha: bytes
+    of_session: bool
 
 
 def _script(*parts: str) -> Script:
     folder = files(__package__) / "scripts"
     text = b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
-    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+    sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+    return Script(text, sha, parts[0] == "session")
 
 
 _COMMAND = ("session", "state", "command", "rows", "changes")

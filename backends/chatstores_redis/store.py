@@ -13,7 +13,6 @@ from chatstores.errors import (
     BackendMismatchError,
     BackendUnavailableError,
     ChatStoreError,
-    InvalidURLError,
     PermissionDeniedError,
     UnsupportedError,
 )
@@ -37,14 +36,19 @@ from chatstores.store import ChatStore
 from chatstores.types import Capabilities
 from chatstores.url import StoreURL, parse_bool, parse_int, parse_options, refused
 from chatstores_redis import scripts
-from chatstores_redis.transport import AsyncRedis, Connections, SyncRedis
+from chatstores_redis.place import (
+    Place,
+    place_of_arguments,
+    place_of_client,
+    place_of_url,
+    topology,
+)
+from chatstores_redis.topology import Address, NoPrimaryError, UnknownServiceError
+from chatstores_redis.transport import AsyncRedis, SyncRedis, TooFewReplicasError
 
 try:
     import redis
     import redis.asyncio
-    from redis.asyncio.retry import Retry as AsyncRetry
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
 except ImportError as exc:
     raise missing("redis", "redis") from exc
 
@@ -71,17 +75,34 @@ def _text(value: Any) -> str:
     return value
 
 
+def _replicas(value: Any) -> int:
+    number = parse_int(value)
+    if number < 0:
+        raise ValueError("must be a number of replicas, 0 or more")
+    return number
+
+
 _TIMEOUT = "timeout= bounds the whole call, all attempts together"
 _RETRY = "this library tries again itself, where a write cannot be done twice"
 _BYTES = "replies must stay bytes"
 
 
-class RedisChatStore(ChatStore):
-    """Sessions in a Redis server, 7.0 or newer.
+#: What a URL need not say.
+_DEFAULTS = {"prefix": "chatstores", "wait": 0}
 
-    URL: ``redis://[user:password@]host[:6379][/db][?option=value]``. What a server keeps of an
-    acknowledged write is its own configuration's: ``appendonly yes`` with ``appendfsync always``
-    keeps all.
+
+class RedisChatStore(ChatStore):
+    """Sessions in Redis, 7.0 or newer: one server, Sentinel's primary, or a Cluster.
+
+    URLs, each ``[user:password@]`` before the hosts and ``?option=value`` at the end:
+
+    - ``redis://host[:6379][/db]``, and ``rediss://`` over TLS;
+    - ``unix:///path/to.sock?db=0``;
+    - ``redis+sentinel://host1[:26379],host2/service[/db]``, ``rediss+sentinel://``;
+    - ``redis+cluster://host1[:6379],host2``, ``rediss+cluster://``.
+
+    What a server keeps of an acknowledged write is its own configuration's: ``appendonly yes`` with
+    ``appendfsync always`` keeps all.
 
     Args:
         host: the server; default "localhost".
@@ -89,14 +110,27 @@ class RedisChatStore(ChatStore):
         db: the number of the database; default 0.
         username: the user, or None.
         password: the password, or None.
+        ssl: whether over TLS; default False.
+        unix_socket_path: the server's socket file, instead of a host.
+        sentinels: (host, port) of Sentinels, instead of a host.
+        service: what they call the server.
+        sentinel_username: the user of the Sentinels, or None.
+        sentinel_password: their password, or None.
+        cluster_nodes: (host, port) of some nodes of a Cluster, instead of a host.
+        wait: how many replicas must have a write before it is acknowledged; default 0. If they do
+            not in time, the outcome is unknown: the primary has it.
         prefix: what all keys begin with; default "chatstores".
-        client: a ``redis.Redis`` to take the connections' settings from, for sync code; it is
-            never closed, and its own retries are not used.
-        async_client: a ``redis.asyncio.Redis``, likewise, for coroutines.
+        client: a ``redis.Redis`` or ``redis.RedisCluster`` to take the connections' settings from,
+            for sync code; it is never closed, and its own retries are not used.
+        async_client: one of ``redis.asyncio``, likewise, for coroutines.
         driver_options: redis-py's options of a connection: ``client_name``, ``protocol``,
             ``socket_keepalive``, ``max_connections`` (of one event loop, default 64),
-            ``credential_provider``.
+            ``credential_provider``; with TLS ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``
+            and the like.
         options: those of every store, see ``ChatStore``.
+
+    Raises:
+        InvalidURLError: an option is wrong, or is none of this place's.
     """
 
     capabilities = Capabilities(
@@ -104,7 +138,8 @@ class RedisChatStore(ChatStore):
             "durability": "what the server's appendfsync keeps; with its default a crash may lose "
             "the last second",
             "failover": "a replica takes over without what had not reached it: acknowledged "
-            "messages may be lost then, and versions repeat",
+            "messages may be lost then, and versions repeat; wait=1 loses nothing that was "
+            "acknowledged, if a replica that had it takes over",
             "expiry": "expired sessions go by themselves; purge_expired() removes their entries "
             "in the index of keys",
             "deletion": "what was removed stays invisible for a minute, to answer a repeated "
@@ -120,6 +155,19 @@ class RedisChatStore(ChatStore):
         "socket_keepalive": parse_bool,
         "max_connections": parse_int,
         "credential_provider": lambda value: value,
+        "ssl_ca_certs": _text,
+        "ssl_ca_data": _text,
+        "ssl_ca_path": _text,
+        "ssl_cert_reqs": _text,
+        "ssl_certfile": _text,
+        "ssl_check_hostname": parse_bool,
+        "ssl_ciphers": _text,
+        "ssl_keyfile": _text,
+        "ssl_password": _text,
+        "sentinel_username": _text,
+        "sentinel_password": _text,
+        "wait": _replicas,
+        "db": parse_int,
         "decode_responses": refused(_BYTES),
         "encoding": refused(_BYTES),
         "retry": refused(_RETRY),
@@ -127,7 +175,6 @@ class RedisChatStore(ChatStore):
         "retry_on_timeout": refused(_RETRY),
         "socket_timeout": refused(_TIMEOUT),
         "socket_connect_timeout": refused(_TIMEOUT),
-        "db": parse_int,
     }
 
     def __init__(
@@ -138,105 +185,80 @@ class RedisChatStore(ChatStore):
         db: int = 0,
         username: str | None = None,
         password: str | None = None,
+        ssl: bool = False,
+        unix_socket_path: str | None = None,
+        sentinels: Sequence[Address] | None = None,
+        service: str | None = None,
+        cluster_nodes: Sequence[Address] | None = None,
+        wait: int = 0,
         prefix: str = "chatstores",
-        client: redis.Redis | None = None,
-        async_client: redis.asyncio.Redis | None = None,
+        client: redis.Redis | redis.RedisCluster | None = None,
+        async_client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None,
         **options: Any,
     ) -> None:
         base = {name: options.pop(name) for name in self._base_options.keys() & options.keys()}
         super().__init__(**base)
-        driver = self._check_options({"prefix": prefix, "db": db, **options})
+        given = {"prefix": prefix, "wait": wait, **options}
+        driver = parse_options({"db": db, **given}, self._options, "redis://")
         self._prefix = driver.pop("prefix")
+        self._wait = driver.pop("wait")
         self._limit = driver.pop("max_connections", CONCURRENCY)
-        self._client, self._async_client = client, async_client
+        place = place_of_arguments(
+            {"username": username, "password": password, **driver},
+            (host, port),
+            tls=ssl,
+            path=unix_socket_path,
+            sentinels=sentinels,
+            service=service,
+            nodes=cluster_nodes,
+        )
+        self._clients = (client, async_client)  # held: a client's pool may end with it
+        self._sync_place: Place | None = place
+        self._async_place: Place | None = place
+        if client is not None or async_client is not None:
+            self._sync_place = None if client is None else place_of_client(client)
+            self._async_place = None if async_client is None else place_of_client(async_client)
+        self._place = self._sync_place or self._async_place or place
         self._query = {
             name: str(value).lower() if isinstance(value, bool) else str(value)
-            for name, value in {"prefix": prefix, **options}.items()
-            if isinstance(value, str | int) and (name, value) != ("prefix", "chatstores")
+            for name, value in given.items()
+            if isinstance(value, str | int) and _DEFAULTS.get(name) != value
         }
-        self._settings = {
-            "host": host,
-            "port": port,
-            "username": username,
-            "password": password,
-            **driver,
-        }
-        if client is not None or async_client is not None:
-            given = (client or async_client).connection_pool.connection_kwargs  # type: ignore[union-attr]
-            self._settings = {"host": "localhost", "port": 6379, "db": 0, **given}
+        settings = [self._place.settings, self._place.sentinel_settings]
         self._secrets = tuple(
-            value for value in [self._settings.get("password")] if isinstance(value, str) and value
+            value
+            for name in ("password", "ssl_password")
+            for value in (one.get(name) for one in settings)
+            if isinstance(value, str) and value
         )
         tag = f"{self._prefix}:{{{self._namespace}:"
         self._buckets = [f"{tag}{number:02x}}}".encode() for number in range(BUCKETS)]
 
     @classmethod
-    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return parse_options(options, cls._options, "redis://")
-
-    @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
-        if len(url.hosts) > 1:
-            raise InvalidURLError("redis:// takes one host")
-        database = url.path.strip("/")
-        if database:
-            if not database.isdecimal():
-                raise InvalidURLError("what follows redis://host:port/ is the database's number")
-            if "db" in options:
-                raise InvalidURLError("given in the URL's path and as an option: db")
-            options["db"] = int(database)
-        host, port = url.hosts[0] if url.hosts else ("localhost", None)
-        return cls(
-            host or "localhost",
-            6379 if port is None else port,
-            username=url.username,
-            password=url.password,
-            **options,
-        )
+        return cls(**place_of_url(url, options))
 
     @property
     def url(self) -> str:
-        """``redis://user@host:port/db``."""
-        given = self._settings
-        public = StoreURL(
-            "redis",
-            ((str(given["host"]), int(given["port"])),),
-            given.get("username"),
-            None,
-            f"/{given.get('db') or 0}",
-            self._query,
-        )
-        return public.public
+        """Such as ``redis://user@host:port/db``."""
+        return self._place.url(self._query)
 
     # Connections
 
     def _open(self) -> SyncRedis:
-        if self._client is None and self._async_client is not None:
+        if self._sync_place is None:
             raise UnsupportedError(
                 "this store has async_client= only; sync code needs client= as well"
             )
-        connection_class: Any = redis.Connection
-        settings = self._settings
-        if self._client is not None:
-            pool = self._client.connection_pool
-            connection_class, settings = pool.connection_class, pool.connection_kwargs
-        retry = Retry(NoBackoff(), 0)
-        connections = Connections(connection_class, _own(settings), retry, self._limit)
-        return SyncRedis(connections, self._first_attempt)
+        return SyncRedis(topology(self._sync_place, "sync"), self._first_attempt)
 
     def _aopen(self) -> AsyncRedis:
-        if self._async_client is None and self._client is not None:
+        if self._async_place is None:
             raise UnsupportedError(
                 "this store has client= only; coroutines need async_client= as well"
             )
-        connection_class: Any = redis.asyncio.Connection
-        settings = self._settings
-        if self._async_client is not None:
-            pool = self._async_client.connection_pool
-            connection_class, settings = pool.connection_class, pool.connection_kwargs
-        retry = AsyncRetry(NoBackoff(), 0)
-        connections = Connections(connection_class, _own(settings), retry, self._limit)
-        return AsyncRedis(connections, self._first_attempt)
+        where = topology(self._async_place, "async")
+        return AsyncRedis(where, self._first_attempt, self._limit)
 
     def _bucket(self, key: bytes) -> bytes:
         return self._buckets[zlib.crc32(key) % BUCKETS]
@@ -282,7 +304,7 @@ class RedisChatStore(ChatStore):
             0 if ttl is None else max(1, ttl // 1000),
             age // 1000 + 1 if age else 0,
         )
-        answer = await t.script(script, bucket, name, about, *arguments)
+        answer = await t.script(script, bucket, name, about, *arguments, replicas=self._wait)
         if len(answer) == 2:  # one message, added
             return Outcome(*answer)
         version, added, cleared, refusal, detail, removed = answer
@@ -299,7 +321,8 @@ class RedisChatStore(ChatStore):
             return []
         name = key.encode()
         start, stop = (0, -1 if first is None else first - 1) if last is None else (-last, -1)
-        rows = await t.command(b"LRANGE", self._bucket(name) + b":r:" + name, start, stop)
+        bucket = self._bucket(name)
+        rows = await t.command(bucket, b"LRANGE", bucket + b":r:" + name, start, stop)
         # The list expires by itself, to the same millisecond as the session.
         return [row.partition(b" ")[2] for row in rows]
 
@@ -316,8 +339,7 @@ class RedisChatStore(ChatStore):
         )
         if not answer:
             return None
-        rows = [_row(row) for row in answer[8]]
-        return Snapshot(_head(answer), rows)
+        return Snapshot(_head(answer), [_row(row) for row in answer[8]])
 
     async def _head(self, t: SyncRedis | AsyncRedis, key: str) -> Head | None:
         snapshot = await self._snapshot(t, key, None, 0)
@@ -333,9 +355,8 @@ class RedisChatStore(ChatStore):
         if after is not None and after.encode() >= start:
             lowest = b"(" + after.encode()
         # No UTF-8 text has the byte 0xff.
-        answers = await t.scripts(
-            scripts.LIST, self._buckets, lowest, b"(" + start + b"\xff", _share(limit)
-        )
+        span = (lowest, b"(" + start + b"\xff", _share(limit))
+        answers = await t.scripts(scripts.LIST, [(bucket, span) for bucket in self._buckets])
         found = sorted(key for answer in answers for key in answer[2:])
         ends = [answer[1] for answer in answers if answer[0]]
         end = min(ends) if ends else None
@@ -349,7 +370,8 @@ class RedisChatStore(ChatStore):
     ) -> RecentPage:
         share = _share(limit)
         place = (b"", b"") if before is None else (before[0], before[1].encode())
-        answers = await t.scripts(scripts.RECENT, self._buckets, *place, share)
+        about = (*place, share)
+        answers = await t.scripts(scripts.RECENT, [(bucket, about) for bucket in self._buckets])
         lists = [list(zip(map(int, a[::2]), a[1::2], strict=True)) for a in answers]
         # Below the last one of a bucket that may have more, others of it may stand.
         ends = [found[-1] for found in lists if len(found) == share]
@@ -357,11 +379,15 @@ class RedisChatStore(ChatStore):
         found = sorted((entry for found in lists for entry in found), reverse=True)
         whole = [entry for entry in found if end is None or entry >= end]
         more = end is not None or len(whole) > limit
-        sessions = []
-        for _, name in whole[:limit]:
-            head = await self._head(t, name.decode())
-            if head is not None:
-                sessions.append((name.decode(), head))
+        names = [name for _, name in whole[:limit]]
+        heads = await t.scripts(
+            scripts.SNAPSHOT, [(self._bucket(name), (name, "", 0)) for name in names]
+        )
+        sessions = [
+            (name.decode(), _head(answer))
+            for name, answer in zip(names, heads, strict=True)
+            if answer
+        ]
         if not more:
             return RecentPage(sessions, None)
         written, name = whole[:limit][-1]
@@ -370,7 +396,9 @@ class RedisChatStore(ChatStore):
     async def _purge(self, t: SyncRedis | AsyncRedis) -> int:
         purged, part = 0, 1000
         while True:
-            counts: list[int] = await t.scripts(scripts.PURGE, self._buckets, part)
+            counts: list[int] = await t.scripts(
+                scripts.PURGE, [(bucket, (part,)) for bucket in self._buckets]
+            )
             purged += sum(counts)
             if max(counts) < part:
                 return purged
@@ -379,7 +407,7 @@ class RedisChatStore(ChatStore):
         await self._ping(t)
 
     async def _ping(self, t: SyncRedis | AsyncRedis) -> None:
-        await t.command("PING")
+        await t.command(self._buckets[0], b"PING")
 
     def _error(self, exc: BaseException) -> ChatStoreError:
         where = self.url
@@ -392,6 +420,17 @@ class RedisChatStore(ChatStore):
             )
         if isinstance(exc, redis.exceptions.OutOfMemoryError):
             return BackendUnavailableError(f"{where} has reached its maxmemory")
+        if isinstance(exc, UnknownServiceError):
+            return BackendMismatchError(
+                f"{where}: its Sentinels know no service {self._place.service!r}; "
+                "SENTINEL MASTERS on one of them lists those there are"
+            )
+        if isinstance(exc, redis.exceptions.AskError):  # or moved
+            return BackendMismatchError(
+                f"{where} is a node of a Cluster: open it as redis+cluster://host:port"
+            )
+        if isinstance(exc, TooFewReplicasError | NoPrimaryError):
+            return BackendUnavailableError(f"{where}: {exc}")
         if isinstance(exc, redis.ResponseError):
             if "WRONGTYPE" in str(exc):
                 return BackendMismatchError(
@@ -416,16 +455,6 @@ def _reason(exc: BaseException) -> str:
             return f": {link.strerror.lower()}"
         link = link.__cause__ or link.__context__
     return ""
-
-
-def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for a connection of ours: no retries, replies as bytes, nothing of a pool."""
-    dropped = ("retry", "retry_on_error", "retry_on_timeout", "decode_responses")
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in dropped and not name.startswith(("maint_", "orig_", "oss_"))
-    }
 
 
 def _share(limit: int) -> int:

@@ -8,6 +8,9 @@ and its retries would do a write twice.
 from __future__ import annotations
 
 import asyncio
+import copy
+from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -15,11 +18,14 @@ from chatstores.registry import missing
 from chatstores.retry import NotDone
 from chatstores.transport import AsyncTransport, SyncTransport
 from chatstores_redis.scripts import Script
+from chatstores_redis.topology import Connections, NoPrimaryError, Topology
 
 try:
     from redis.exceptions import (
+        AskError,
         BusyLoadingError,
         ClusterDownError,
+        MovedError,
         NoScriptError,
         OutOfMemoryError,
         ReadOnlyError,
@@ -35,7 +41,13 @@ try:
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
-__all__ = ["AsyncRedis", "Connections", "SyncRedis"]
+__all__ = [
+    "AsyncRedis",
+    "Connections",
+    "RedisTransport",
+    "SyncRedis",
+    "TooFewReplicasError",
+]
 
 Request = tuple[Any, ...]
 
@@ -43,64 +55,15 @@ Request = tuple[Any, ...]
 _LATER = (BusyLoadingError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 _LATER_TEXTS = ("BUSY ", "MISCONF", "NOREPLICAS")
 
-
-class Connections:
-    """Idle connections of one kind, all of them connected and sound; and how to make more.
-
-    Args:
-        connection_class: redis-py's, sync or async.
-        options: what it is made with.
-        retry: redis-py's retry that never tries again.
-        limit: how many an event loop may use at once; more callers wait their turn.
-    """
-
-    def __init__(
-        self, connection_class: Any, options: dict[str, Any], retry: Any, limit: int
-    ) -> None:
-        self._class = connection_class
-        self._options = options
-        self._retry = retry
-        self._idle: list[Any] = []
-        self.limit = limit
-
-    def take(self) -> Any | None:
-        """A connected connection, or None."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return None
-
-    def make(self, seconds: float | None) -> Any:
-        """A connection that is not connected yet and waits so long for an answer."""
-        timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-        return self._class(**{**self._options, **timeouts, "retry": self._retry})
-
-    def give_back(self, connection: Any) -> None:
-        """Keep a sound connection for the next caller."""
-        self._idle.append(connection)
-
-    def take_all(self) -> list[Any]:
-        """Every idle connection, to close them."""
-        idle, self._idle = self._idle, []
-        return idle
+#: How often a bucket may turn out to have moved before the attempt ends.
+_MOVES = 5
 
 
-def _by_name(script: Script, bucket: bytes, arguments: Sequence[Any]) -> Request:
-    return (b"EVALSHA", script.sha, b"1", bucket, *arguments)
+class TooFewReplicasError(RedisError):
+    """A write was done, and not enough replicas said in time that they have it."""
 
 
-def _by_text(script: Script, bucket: bytes, arguments: Sequence[Any]) -> Request:
-    return (b"EVAL", script.text, b"1", bucket, *arguments)
-
-
-def _all_by_name(
-    script: Script, buckets: Sequence[bytes], arguments: Sequence[Any]
-) -> list[Request]:
-    load = (b"SCRIPT", b"LOAD", script.text)
-    return [load, *(_by_name(script, bucket, arguments) for bucket in buckets)]
-
-
-def _packed(connection: Any, requests: list[Request]) -> Any:
+def _packed(connection: Any, requests: Sequence[Request]) -> Any:
     """Requests as bytes; hiredis alone is three times as fast as through redis-py."""
     if hiredis is None:
         return connection.pack_commands(requests)
@@ -117,44 +80,133 @@ def _checked(replies: list[Any]) -> list[Any]:
     return replies
 
 
-class SyncRedis(SyncTransport):
+def _refuse_replica(hello: Any) -> None:
+    """Look at HELLO's reply, a list or a map of names and values."""
+    fields = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=False))
+    if fields.get(b"role") != b"master":
+        raise NoPrimaryError("the server that Sentinel names is no primary yet")
+
+
+class RedisTransport:
+    """The verbs of the hooks; the two forms differ in ``exchange`` alone."""
+
+    _topology: Topology
+
+    @abstractmethod
+    async def exchange(self, connections: Connections, requests: Sequence[Request]) -> list[Any]:
+        """Send requests over one connection; their replies, errors among them as values."""
+
+    @abstractmethod
+    async def _drop(self, connections: Connections) -> None:
+        """Close what is idle."""
+
+    async def script(
+        self, script: Script, bucket: bytes, *arguments: Any, replicas: int = 0
+    ) -> Any:
+        """A script's answer, when so many replicas have what it wrote.
+
+        Args:
+            script: the script.
+            bucket: the bucket, its first key.
+            arguments: its arguments; the first one is the session, in scripts of a session.
+            replicas: how many.
+
+        Raises:
+            TooFewReplicasError: fewer have it after half of the attempt's time.
+        """
+        keys = self._topology.keys(bucket, arguments[0] if script.of_session else None)
+        requests: list[Request] = [(b"EVALSHA", script.sha, *keys, *arguments)]
+        if replicas:
+            requests.append((b"WAIT", replicas, int(self.seconds * 500)))  # type: ignore[attr-defined]
+        try:
+            replies = await self._send(bucket, requests)
+        except NoScriptError:  # a new server, or one that restarted
+            requests[0] = (b"EVAL", script.text, *keys, *arguments)
+            replies = await self._send(bucket, requests)
+        if replicas and replies[1] < replicas:
+            raise TooFewReplicasError(f"{replies[1]} of {replicas} replicas have the write")
+        return replies[0]
+
+    async def scripts(
+        self, script: Script, calls: Sequence[tuple[bytes, Sequence[Any]]]
+    ) -> list[Any]:
+        """A script's answers for many buckets, each with its arguments; one request a server."""
+        answers: list[Any] = [None] * len(calls)
+        servers: dict[Connections, list[int]] = defaultdict(list)
+        for number, (bucket, _) in enumerate(calls):
+            servers[await self._server(bucket)].append(number)
+        for server, numbers in servers.items():
+            requests: list[Request] = [(b"SCRIPT", b"LOAD", script.text)]
+            for number in numbers:
+                bucket, arguments = calls[number]
+                keys = self._topology.keys(bucket, arguments[0] if script.of_session else None)
+                requests.append((b"EVALSHA", script.sha, *keys, *arguments))
+            replies = await self.exchange(server, requests)
+            for number, reply in zip(numbers, replies[1:], strict=True):
+                if isinstance(reply, AskError) and self._topology.moves:  # or moved
+                    bucket, arguments = calls[number]
+                    reply = await self.script(script, bucket, *arguments)
+                [answers[number]] = _checked([reply])
+        return answers
+
+    async def command(self, bucket: bytes, *arguments: Any) -> Any:
+        """The reply to a plain command on a key of a bucket."""
+        return (await self._send(bucket, [arguments]))[0]
+
+    async def _server(self, bucket: bytes) -> Connections:
+        return self._topology.of(bucket) or await self._topology.learn(self, bucket)  # type: ignore[arg-type]
+
+    async def _send(self, bucket: bytes, requests: Sequence[Request]) -> list[Any]:
+        topology = self._topology
+        moved = 0
+        while True:
+            server = topology.of(bucket) or await self._server(bucket)
+            try:
+                return _checked(await self.exchange(server, requests))
+            except MovedError as exc:
+                topology.forget()
+                moved += 1
+                if not topology.moves:
+                    raise
+                if moved == _MOVES:
+                    raise NotDone from exc
+            except AskError as exc:
+                if not topology.moves:
+                    raise
+                asking = [part for request in requests for part in ((b"ASKING",), request)]
+                server = topology.at((exc.host, exc.port))
+                return _checked(await self.exchange(server, asking))[1::2]
+            except NotDone:
+                # A replica now, or a Cluster that is finding a new primary.
+                topology.forget()
+                await self._drop(server)
+                raise
+
+
+class SyncRedis(RedisTransport, SyncTransport):
     """Blocks until the reply is there.
 
     Args:
-        connections: where connections come from.
+        topology: which server has what.
         full: the seconds of a first attempt.
         seconds: those of this attempt. A shorter one goes over a connection of its own.
     """
 
-    def __init__(self, connections: Connections, full: float, seconds: float | None = None) -> None:
-        self._connections = connections
+    def __init__(self, topology: Topology, full: float, seconds: float | None = None) -> None:
+        self._topology = topology
         self._full = full
-        self._seconds = full if seconds is None else seconds
+        self.seconds = full if seconds is None else seconds
 
     def within(self, seconds: float) -> Self:
         """The same transport, for an attempt that has so many seconds."""
-        if seconds > 0.9 * self._full:
+        if 0.9 * self._full < seconds <= self._full:
             return self
-        return type(self)(self._connections, self._full, seconds)
+        return type(self)(self._topology, self._full, seconds)
 
-    async def script(self, script: Script, bucket: bytes, *arguments: Any) -> Any:
-        """A script's answer."""
-        try:
-            return self._exchange([_by_name(script, bucket, arguments)])[0]
-        except NoScriptError:  # a new server, or one that restarted
-            return self._exchange([_by_text(script, bucket, arguments)])[0]
-
-    async def scripts(self, script: Script, buckets: Sequence[bytes], *arguments: Any) -> list[Any]:
-        """A script's answers for many buckets, asked for in one request."""
-        return self._exchange(_all_by_name(script, buckets, arguments))[1:]
-
-    async def command(self, *arguments: Any) -> Any:
-        """A plain command's reply."""
-        return self._exchange([arguments])[0]
-
-    def _exchange(self, requests: list[Request]) -> list[Any]:
-        kept = self._seconds == self._full
-        connection = (self._connections.take() if kept else None) or self._connect()
+    async def exchange(self, connections: Connections, requests: Sequence[Request]) -> list[Any]:
+        """Send requests over one connection; their replies, errors among them as values."""
+        kept = self.seconds == self._full
+        connection = (connections.take() if kept else None) or self._connect(connections)
         replies: list[Any] = []
         try:
             connection.send_packed_command(_packed(connection, requests), check_health=False)
@@ -165,68 +217,67 @@ class SyncRedis(SyncTransport):
                     replies.append(exc)
         except BaseException:
             # What is idle was connected to the same server: it is likely as dead.
-            for other in (connection, *self._connections.take_all()):
-                other.disconnect()
+            connection.disconnect()
+            await self._drop(connections)
+            self._topology.forget()
             raise
         if kept:
-            self._connections.give_back(connection)
+            connections.give_back(connection)
         else:
             connection.disconnect()
-        return _checked(replies)
+        return replies
 
-    def _connect(self) -> Any:
-        connection = self._connections.make(self._seconds)
+    def _connect(self, connections: Connections) -> Any:
+        connection = connections.make(self.seconds)
         try:
             connection.connect()
+            if connections.primary:
+                connection.send_command(b"HELLO", check_health=False)
+                _refuse_replica(connection.read_response())
         except (RedisError, OSError) as exc:
+            connection.disconnect()
+            self._topology.forget()
             raise NotDone from exc
         return connection
 
-    async def close(self) -> None:
-        """Close the idle connections."""
-        for connection in self._connections.take_all():
+    async def _drop(self, connections: Connections) -> None:
+        for connection in connections.take_all():
             connection.disconnect()
 
+    async def close(self) -> None:
+        """Close the idle connections."""
+        for connections in self._topology.everything():
+            await self._drop(connections)
 
-class AsyncRedis(AsyncTransport):
-    """Awaits the reply. The arguments are those of SyncRedis."""
 
-    def __init__(
-        self,
-        connections: Connections,
-        seconds: float,
-        turns: asyncio.Semaphore | None = None,
-    ) -> None:
+class AsyncRedis(RedisTransport, AsyncTransport):
+    """Awaits the reply.
+
+    Args:
+        topology: which server has what.
+        seconds: those of an attempt.
+        limit: how many may be on their way at once.
+    """
+
+    def __init__(self, topology: Topology, seconds: float, limit: int) -> None:
         super().__init__()
-        self._connections = connections
-        self._seconds = seconds
-        self._turns = turns or asyncio.Semaphore(connections.limit)
+        self._topology = topology
+        self.seconds = seconds
+        self._turns = asyncio.Semaphore(limit)
 
     def within(self, seconds: float) -> Self:
         """The same transport, for an attempt that has so many seconds."""
-        return type(self)(self._connections, seconds, self._turns)
+        other = copy.copy(self)
+        other.seconds = seconds
+        return other
 
-    async def script(self, script: Script, bucket: bytes, *arguments: Any) -> Any:
-        """A script's answer."""
-        try:
-            return (await self._exchange([_by_name(script, bucket, arguments)]))[0]
-        except NoScriptError:  # a new server, or one that restarted
-            return (await self._exchange([_by_text(script, bucket, arguments)]))[0]
-
-    async def scripts(self, script: Script, buckets: Sequence[bytes], *arguments: Any) -> list[Any]:
-        """A script's answers for many buckets, asked for in one request."""
-        return (await self._exchange(_all_by_name(script, buckets, arguments)))[1:]
-
-    async def command(self, *arguments: Any) -> Any:
-        """A plain command's reply."""
-        return (await self._exchange([arguments]))[0]
-
-    async def _exchange(self, requests: list[Request]) -> list[Any]:
+    async def exchange(self, connections: Connections, requests: Sequence[Request]) -> list[Any]:
+        """Send requests over one connection; their replies, errors among them as values."""
         sent = False
         replies: list[Any] = []
         try:
-            async with asyncio.timeout(self._seconds), self._turns:
-                connection = self._connections.take() or await self._connect()
+            async with asyncio.timeout(self.seconds), self._turns:
+                connection = connections.take() or await self._connect(connections)
                 try:
                     packed = _packed(connection, requests)
                     sent = True
@@ -237,31 +288,42 @@ class AsyncRedis(AsyncTransport):
                         except (ResponseError, BusyLoadingError) as exc:
                             replies.append(exc)
                 except BaseException:
-                    for other in (connection, *self._connections.take_all()):
-                        await other.disconnect(nowait=True)
+                    await connection.disconnect(nowait=True)
+                    await self._drop(connections)
+                    self._topology.forget()
                     raise
-                self._connections.give_back(connection)
+                connections.give_back(connection)
         except TimeoutError as exc:
             if not sent:
+                self._topology.forget()
                 raise NotDone from exc
             raise
-        return _checked(replies)
+        return replies
 
-    async def _connect(self) -> Any:
+    async def _connect(self, connections: Connections) -> Any:
         # Without timeouts of its own: each would cost a timer a call, and there is one around all.
-        connection = self._connections.make(None)
+        connection = connections.make(None)
         try:
             await connection.connect()
+            if connections.primary:
+                await connection.send_command(b"HELLO", check_health=False)
+                _refuse_replica(await connection.read_response())
         except (RedisError, OSError) as exc:
             await connection.disconnect(nowait=True)
+            self._topology.forget()
             raise NotDone from exc
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
         return connection
 
+    async def _drop(self, connections: Connections) -> None:
+        for connection in connections.take_all():
+            await connection.disconnect(nowait=True)
+
     async def close(self) -> None:
         """Close the idle connections."""
         await super().close()
-        for connection in self._connections.take_all():
-            await connection.disconnect()
+        for connections in self._topology.everything():
+            for connection in connections.take_all():
+                await connection.disconnect()

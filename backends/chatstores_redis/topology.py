@@ -1,0 +1,300 @@
+"""Which server has a bucket: the one that is known, Sentinel's primary, or a Cluster's slots."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from chatstores.registry import missing
+from chatstores.retry import NotDone
+
+try:
+    from redis.crc import key_slot
+    from redis.exceptions import ClusterDownError, RedisError
+except ImportError as exc:
+    raise missing("redis", "redis") from exc
+
+__all__ = [
+    "Address",
+    "Cluster",
+    "Connections",
+    "NoPrimaryError",
+    "OneServer",
+    "Sentinel",
+    "Topology",
+    "UnknownServiceError",
+]
+
+Address = tuple[str, int]
+Request = tuple[Any, ...]
+
+# Everything that a script of a session may touch. On a Cluster it is declared: while a slot moves,
+# a session's keys lie on two nodes, and the server then answers TRYAGAIN and runs nothing.
+_SESSION = (b":h:", b":r:", b":i:", b":c0:", b":c1:", b":x:")
+_INDEX = (b":k", b":t", b":e")
+
+
+class UnknownServiceError(RedisError):
+    """No Sentinel knows a service of that name."""
+
+
+class NoPrimaryError(RedisError):
+    """Sentinel names a server that is not, or not yet, a primary."""
+
+
+class Connections:
+    """Idle connections to one server, all of them connected and sound; and how to make more.
+
+    Args:
+        connection_class: redis-py's, sync or async.
+        options: what it is made with.
+        retry: redis-py's retry that never tries again.
+        primary: whether a server that is a replica is refused.
+    """
+
+    def __init__(
+        self, connection_class: Any, options: dict[str, Any], retry: Any, *, primary: bool = False
+    ) -> None:
+        self._class = connection_class
+        self._options = options
+        self._retry = retry
+        self._idle: list[Any] = []
+        self.primary = primary
+
+    @property
+    def host(self) -> str:
+        """The server's name or address."""
+        return str(self._options.get("host", ""))
+
+    def at(self, address: Address, *, primary: bool = False, **options: Any) -> Connections:
+        """Connections of the same kind to another server."""
+        host, port = address
+        options = {**self._options, **options, "host": host, "port": port}
+        return Connections(self._class, options, self._retry, primary=primary)
+
+    def take(self) -> Any | None:
+        """A connected connection, or None."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def make(self, seconds: float | None) -> Any:
+        """A connection that is not connected yet and waits so long for an answer."""
+        timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+        return self._class(**{**self._options, **timeouts, "retry": self._retry})
+
+    def give_back(self, connection: Any) -> None:
+        """Keep a sound connection for the next caller."""
+        self._idle.append(connection)
+
+    def take_all(self) -> list[Any]:
+        """Every idle connection, to close them."""
+        idle, self._idle = self._idle, []
+        return idle
+
+
+class Asking(Protocol):
+    """What a topology needs of a transport."""
+
+    seconds: float
+
+    def within(self, seconds: float) -> Asking:
+        """The same transport, for an attempt that has so many seconds."""
+
+    async def exchange(self, connections: Connections, requests: Sequence[Request]) -> list[Any]:
+        """The replies; errors among them are values."""
+
+
+class Topology(ABC):
+    """Where buckets are. What is learnt is kept until ``forget``."""
+
+    #: Whether a server may answer that another one has the bucket.
+    moves = False
+
+    @abstractmethod
+    def of(self, bucket: bytes) -> Connections | None:
+        """The server of a bucket, if that is known."""
+
+    @abstractmethod
+    async def learn(self, t: Asking, bucket: bytes) -> Connections:
+        """The server of a bucket, asked for.
+
+        Raises:
+            NotDone: nobody knows it now.
+        """
+
+    def forget(self) -> None:
+        """Ask again at the next call: what is known may have changed."""
+
+    def at(self, address: Address) -> Connections:
+        """The server at an address that another one named."""
+        raise NotImplementedError
+
+    def keys(self, bucket: bytes, session: bytes | None) -> Request:
+        """What a script declares: how many keys, and these; the bucket is the first."""
+        return (b"1", bucket)
+
+    @abstractmethod
+    def everything(self) -> Iterable[Connections]:
+        """All connections, to close them."""
+
+
+class OneServer(Topology):
+    """A server that is known."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def of(self, bucket: bytes) -> Connections:
+        """The server."""
+        return self._connections
+
+    async def learn(self, t: Asking, bucket: bytes) -> Connections:
+        """The server."""
+        return self._connections
+
+    def everything(self) -> Iterable[Connections]:
+        """Its connections."""
+        return [self._connections]
+
+
+class _Learnt(Topology):
+    """What servers are asked for, one after another until one can say it."""
+
+    def __init__(self, seeds: Sequence[Connections]) -> None:
+        self._seeds = list(seeds)
+
+    async def learn(self, t: Asking, bucket: bytes) -> Connections:
+        """The server of a bucket, asked for."""
+        failure: BaseException = ClusterDownError("no server is known")
+        seconds = max(0.05, t.seconds / (2 * len(self._seeds)))
+        for seed in list(self._seeds):
+            try:
+                [reply] = await t.within(seconds).exchange(seed, [self._question()])
+                if isinstance(reply, RedisError):
+                    raise reply
+                self._take_in(reply, seed)
+                found = self.of(bucket)
+                if found is not None:
+                    return found
+            except NotDone as exc:
+                failure = exc.__cause__ or exc
+            except (RedisError, OSError) as exc:
+                failure = exc
+            self._seeds.append(self._seeds.pop(0))  # the next call asks another one first
+        if isinstance(failure, UnknownServiceError):
+            raise failure
+        raise NotDone from failure
+
+    @abstractmethod
+    def _question(self) -> Request: ...
+
+    @abstractmethod
+    def _take_in(self, reply: Any, seed: Connections) -> None: ...
+
+
+class Sentinel(_Learnt):
+    """The primary that Sentinels name (redis.io, "Guidelines for Redis clients with Sentinel").
+
+    Args:
+        seeds: the Sentinels.
+        server: what connections to the primary are made like.
+        service: its name among theirs.
+    """
+
+    def __init__(self, seeds: Sequence[Connections], server: Connections, service: str) -> None:
+        super().__init__(seeds)
+        self._server = server
+        self._service = service
+        self._primary: Connections | None = None
+
+    def of(self, bucket: bytes) -> Connections | None:
+        """The primary, if that is known."""
+        return self._primary
+
+    def forget(self) -> None:
+        """Ask the Sentinels at the next call."""
+        self._primary = None
+
+    def everything(self) -> Iterable[Connections]:
+        """Those to the Sentinels and to the primary."""
+        return [*self._seeds, *([self._primary] if self._primary else [])]
+
+    def _question(self) -> Request:
+        return (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._service)
+
+    def _take_in(self, reply: Any, seed: Connections) -> None:
+        if not reply:
+            raise UnknownServiceError(f"no Sentinel knows the service {self._service!r}")
+        address = (_text(reply[0]), int(reply[1]))
+        self._primary = self._server.at(address, primary=True)
+
+
+class Cluster(_Learnt):
+    """The primaries of a Cluster, by slot.
+
+    Args:
+        seeds: some of its nodes.
+    """
+
+    moves = True
+
+    def __init__(self, seeds: Sequence[Connections]) -> None:
+        super().__init__(seeds)
+        self._given = list(seeds)
+        self._ranges: list[tuple[int, int, Address]] = []
+        self._nodes: dict[Address, Connections] = {}
+        self._buckets: dict[bytes, Connections] = {}
+
+    def of(self, bucket: bytes) -> Connections | None:
+        """The node of a bucket, if that is known."""
+        found = self._buckets.get(bucket)
+        if found is None:
+            slot = key_slot(bucket)
+            for first, last, address in self._ranges:
+                if first <= slot <= last:
+                    found = self._buckets[bucket] = self.at(address)
+        return found
+
+    def forget(self) -> None:
+        """Ask a node at the next call."""
+        self._ranges, self._buckets = [], {}
+
+    def at(self, address: Address) -> Connections:
+        """The node at an address."""
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = self._seeds[0].at(address)
+        return node
+
+    def keys(self, bucket: bytes, session: bytes | None) -> Request:
+        """Everything that the script may touch."""
+        keys = [bucket, *(bucket + name for name in _INDEX)]
+        if session is not None:
+            keys += [bucket + name + session for name in _SESSION]
+        return (b"%d" % len(keys), *keys)
+
+    def everything(self) -> Iterable[Connections]:
+        """Those to all nodes."""
+        return [*self._seeds, *self._nodes.values()]
+
+    def _question(self) -> Request:
+        return (b"CLUSTER", b"SLOTS")
+
+    def _take_in(self, reply: Any, seed: Connections) -> None:
+        ranges = []
+        for first, last, primary, *_ in reply:
+            host = _text(primary[0] or b"")
+            if host in ("", "?"):  # it does not know its own
+                host = seed.host
+            ranges.append((first, last, (host, int(primary[1]))))
+        self._buckets, self._ranges = {}, ranges
+        # The nodes of the URL may be gone one day; those that have slots now are asked first.
+        nodes = [self.at(address) for address in {address for _, _, address in ranges}]
+        self._seeds = [*nodes, *self._given]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
