@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 URL ?=
 DATA ?=
 
-.PHONY: demo test test-long bench check format servers clean
+.PHONY: demo test test-long bench docs check format servers clean
 
 # The environment, made anew when pyproject.toml changes.
 $(VENV)/ready: pyproject.toml
@@ -22,13 +22,20 @@ demo: $(VENV)/ready
 	$(BIN)/python -m tests.demo $(if $(URL),--url "$(URL)") $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/ready servers
-	$(BIN)/python -m tests.run -m "not long"
+	$(BIN)/python -m tests.run --contract-table docs/contract-table.md -m "not long"
 
 test-long: $(VENV)/ready servers
 	$(BIN)/python -m tests.run -m long
 
 bench: $(VENV)/ready servers
 	$(BIN)/python -m tests.benchmarks
+
+$(VENV)/ready-docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+docs: $(VENV)/ready-docs
+	$(BIN)/python -W error -m mkdocs build --strict
 
 check: $(VENV)/ready
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""The pytest option and marker of the conformance suite; loaded by every pytest run, so thin."""
+"""The pytest options and marker of the conformance suite; loaded by every pytest run, so thin."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ pytest.register_assert_rewrite("chatstores.conformance")
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Add ``--store-url``."""
+    """Add ``--store-url`` and ``--contract-table``."""
     group = parser.getgroup("chatstores")
     group.addoption(
         "--store-url",
         metavar="URL",
         help="run the chat-store contract on the store of this URL: "
         "pytest --pyargs chatstores.conformance --store-url URL",
+    )
+    group.addoption(
+        "--contract-table",
+        metavar="FILE",
+        help="write the closing table of the chat-store contract to this file, as Markdown",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,18 @@ __all__ = ["Column", "Table"]
 PACKAGE = "chatstores.conformance"
 _PART, _STORE, _REFUSED = "chatstores.clause", "chatstores.store", "chatstores.refused"
 _NOT_THERE, _MODULE = "chatstores.not_there", "chatstores.module"
+
+_HEADING = """\
+# What each store keeps
+
+Made by the conformance suite, from what it found. Nobody edits it by hand.
+
+- *kept*: every test of the clause passed.
+- *kept in part*: what was tried passed; the rest is below, with the reason.
+- *refused*: the store says that it cannot, and raises `UnsupportedError`.
+- *not tried*: the suite had no means to try it here.
+- *asks less*: a part of the clause is about something that this store does not have.
+- *-*: all of the clause is."""
 
 
 @dataclass
@@ -48,21 +61,22 @@ class Column:
             return "kept in part" if gap else "kept"
         return gap or ("-" if has(self.not_there) else "no test")
 
-    def reasons(self) -> Iterable[str]:
-        """A line for each reason, with the clauses that it is the reason of."""
-        parts: dict[str, set[str]] = defaultdict(set)
+    def reasons(self) -> Iterable[tuple[str, str, str]]:
+        """Clauses, the word for what they are, and the reason; by the clauses' order."""
+        parts: dict[tuple[str, str], set[str]] = defaultdict(set)
         for part, reason in self.refused.items():
-            parts[f"refused: {reason}"].add(part)
+            parts["refused", reason].add(part)
         for word, gaps in [("not tried", self.not_tried), ("asks less", self.not_there)]:
             for part, reasons in gaps.items():
                 for reason in reasons:
-                    parts[f"{word}: {reason}"].add(part)
-        for reason, names in parts.items():
-            yield f"{', '.join(sorted(names, key=_place))} {reason}"
+                    parts[word, reason].add(part)
+        found = [(sorted(names, key=_place), *why) for why, names in parts.items()]
+        for names, word, reason in sorted(found, key=lambda f: (_place(f[0][0]), f[2])):
+            yield ", ".join(names), word, reason
 
 
 class Table:
-    """Fills the columns from the reports of tests, and prints them."""
+    """Fills the columns from the reports of tests, and says what stands in them."""
 
     def __init__(self) -> None:
         self.columns: dict[str, Column] = defaultdict(Column)
@@ -100,20 +114,36 @@ class Table:
 
     def lines(self) -> Iterable[str]:
         """The table, then the reasons."""
+        names, rows = self._rows()
+        yield from _aligned([["", "", *names], *rows])
+        for name in names:
+            yield ""
+            yield f"{name}: {self.columns[name].tests} tests"
+            for parts, word, reason in self.columns[name].reasons():
+                yield f"  {parts} {word}: {reason}"
+
+    def markdown(self) -> Iterable[str]:
+        """The same as a page; without numbers of tests, which say little and change often."""
+        names, rows = self._rows()
+        yield from _HEADING.splitlines()
+        yield from ["", *_markdown_rows([["", "", *names], ["---"] * (2 + len(names)), *rows])]
+        for name in names:
+            if reasons := list(self.columns[name].reasons()):
+                yield from ["", f"## {name}", ""]
+                yield from (f"- {parts} *{word}*: {reason}" for parts, word, reason in reasons)
+
+    def _rows(self) -> tuple[list[str], list[list[str]]]:
+        """The stores' names, and for each clause its number, its words and what each store does."""
         names = sorted(self.columns)
         for module, part in self._waiting.values():
             if module in self._modules:
                 self.columns[self._modules[module]].not_run.add(part)
-        rows = [["", "", *names]]
+        rows = []
         for clause, text in CLAUSES.items():
             words = [self.columns[name].word(clause) for name in names]
             if set(words) != {"not run"}:
                 rows.append([clause, text, *words])
-        yield from _aligned(rows)
-        for name in names:
-            yield ""
-            yield f"{name}: {self.columns[name].tests} tests"
-            yield from (f"  {line}" for line in self.columns[name].reasons())
+        return names, rows
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -121,6 +151,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         yield "  ".join(cells).rstrip()
+
+
+def _markdown_rows(rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
 def _place(part: str) -> tuple[int, str]:
@@ -194,9 +229,11 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print the table."""
+    """Print the table, and write it to the file of --contract-table."""
     table = config.stash[_table]
     if table.columns:
         terminalreporter.section("chatstores: the contract, clause by clause")
         for line in table.lines():
             terminalreporter.write_line(line)
+        if config.option.contract_table:
+            Path(config.option.contract_table).write_text("\n".join(table.markdown()) + "\n")
