@@ -1,0 +1,176 @@
+"""What LlamaIndex's and LangChain's own stores wrote to a Redis server, for the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from chatstores.errors import (
+    AuthenticationError,
+    BackendUnavailableError,
+    InvalidMessageError,
+    InvalidURLError,
+)
+from chatstores.llama_index_format import from_llama_index
+from chatstores.message import ChatMessage
+from chatstores.registry import missing
+from chatstores.url import StoreURL, parse_url
+
+try:
+    import redis
+except ImportError as exc:
+    raise missing("redis", "redis") from exc
+
+__all__ = ["from_langchain", "from_llama_index", "read_langchain", "read_llama_index"]
+
+_SECONDS = 5.0
+_ROLES = {
+    "human": "user",
+    "HumanMessageChunk": "user",
+    "ai": "assistant",
+    "AIMessageChunk": "assistant",
+}
+#: Fields of LangChain's messages that a ChatMessage has.
+_SAID = {"content", "name", "role", "tool_call_id", "tool_calls", "type"}
+
+
+def read_llama_index(
+    url: str, prefix: str | None, password: str | None
+) -> Iterator[tuple[str, list[Any]]]:
+    """Sessions that LlamaIndex's RedisChatStore wrote: by key a list of JSON, oldest first.
+
+    Args:
+        url: the server.
+        prefix: only keys that begin with this text; it must be given, since LlamaIndex's keys
+            have nothing that tells them from other programs'.
+        password: that of the server, unless the URL has it.
+
+    Raises:
+        InvalidURLError: the URL is wrong, or there is no prefix.
+        BackendUnavailableError: the server is away or silent.
+        AuthenticationError: it refused the user or password.
+        InvalidMessageError: an entry of a list is not JSON.
+    """
+    if prefix is None:
+        raise InvalidURLError(
+            "LlamaIndex's keys are bare: say with --prefix how those begin that are to be read; "
+            '--prefix "" reads every list of the database'
+        )
+    yield from _lists(url, prefix, password)
+
+
+def read_langchain(
+    url: str, prefix: str | None, password: str | None
+) -> Iterator[tuple[str, list[Any]]]:
+    """Sessions that LangChain's RedisChatMessageHistory wrote: lists of JSON, newest first.
+
+    Args:
+        url: the server.
+        prefix: LangChain's ``key_prefix``, which is no part of the session's key here; default
+            "message_store:".
+        password: that of the server, unless the URL has it.
+
+    Raises:
+        as ``read_llama_index``.
+    """
+    prefix = "message_store:" if prefix is None else prefix
+    for key, stored in _lists(url, prefix, password):
+        if session := key.removeprefix(prefix):
+            yield session, stored[::-1]
+
+
+def from_langchain(stored: Any) -> ChatMessage:
+    """A message of LangChain (``message_to_dict``) as a ChatMessage.
+
+    What no field can say is kept under ``extras["langchain"]``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    data = stored.get("data") if isinstance(stored, dict) else None
+    kind = stored.get("type") if isinstance(stored, dict) else None
+    if not isinstance(data, dict) or not isinstance(kind, str) or not kind:
+        raise ValueError("this is no message of LangChain's, which has a type and data")
+    wire: dict[str, Any] = {"role": _ROLES.get(kind, kind), "content": data.get("content")}
+    if isinstance(data.get("role"), str) and data["role"]:  # of a "chat" message
+        wire["role"] = data["role"]
+    wire |= {name: data[name] for name in ("name", "tool_call_id") if data.get(name) is not None}
+    more = {name: value for name, value in data.items() if name not in _SAID and value}
+    kwargs = more.pop("additional_kwargs", None)
+    if isinstance(kwargs, dict):
+        kwargs = dict(kwargs)
+    if isinstance(kwargs, dict) and kwargs.get("tool_calls"):
+        wire["tool_calls"] = kwargs.pop("tool_calls")
+    elif data.get("tool_calls"):
+        wire["tool_calls"] = _calls(data["tool_calls"])
+    if kwargs:
+        more["additional_kwargs"] = kwargs
+    message = ChatMessage.from_openai(wire)
+    if more:
+        message.extras = {**message.extras, "langchain": {"type": kind, **more}}
+    return message
+
+
+def _calls(calls: Any) -> list[dict[str, Any]]:
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise ValueError("its tool_calls are no list of calls")
+    return [
+        {
+            "id": call.get("id"),
+            "type": "function",
+            "function": {
+                "name": call.get("name"),
+                "arguments": json.dumps(call.get("args", {}), ensure_ascii=False),
+            },
+        }
+        for call in calls
+    ]
+
+
+def _lists(url: str, prefix: str, password: str | None) -> Iterator[tuple[str, list[Any]]]:
+    """Every list whose key begins with a prefix, parsed, by key."""
+    place = parse_url(url)
+    if place.password is not None and password is not None:
+        raise InvalidURLError(
+            "given in the URL and beside it: password (the one here is CHATSTORES_SOURCE_PASSWORD)"
+        )
+    options: dict[str, Any] = {"socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS}
+    if password is not None:
+        options["password"] = password
+    try:
+        client = redis.Redis.from_url(url, **options)
+    except (ValueError, TypeError) as exc:
+        raise InvalidURLError(
+            "SOURCE must be a URL that redis-py knows, such as redis://localhost:6379/0"
+        ) from exc
+    pattern = re.sub(r"([\\*?\[\]^])", r"\\\1", prefix) + "*"
+    with contextlib.closing(client), _errors(place):
+        found = set(client.scan_iter(match=pattern, count=1000, _type="list"))
+        for name in sorted(found):
+            key = name.decode("utf-8", "backslashreplace")
+            yield key, [_parsed(key, i, item) for i, item in enumerate(_items(client, name))]
+
+
+def _items(client: Any, name: bytes) -> list[bytes]:
+    items: list[bytes] = client.lrange(name, 0, -1)
+    return items
+
+
+def _parsed(key: str, index: int, item: bytes) -> Any:
+    try:
+        return json.loads(item)
+    except ValueError as exc:
+        raise InvalidMessageError(f"entry {index} of the list {key!r} is not JSON") from exc
+
+
+@contextlib.contextmanager
+def _errors(place: StoreURL) -> Iterator[None]:
+    try:
+        yield
+    except redis.AuthenticationError as exc:
+        raise AuthenticationError(f"{place.public} refused the user or password") from exc
+    except redis.RedisError as exc:
+        raise BackendUnavailableError(f"{place.public} cannot be read: {exc}") from exc
