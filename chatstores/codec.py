@@ -33,6 +33,13 @@ _MAX_INT = 10**4300  # Python's own limit of int <-> str (sys.int_info.default_m
 _OFTEN_EMPTY = {"name", "tool_call_id", "metadata", "extras"}
 _EMPTY: tuple[Any, ...] = (None, {})
 
+#: What was meant, where it is plain.
+_INSTEAD: dict[type, str] = {
+    str: ': ChatMessage("..."), or ChatMessage("...", "assistant")',
+    dict: ": ChatMessage.from_openai(...) makes one of OpenAI's",
+    list: ": add_messages() and set_messages() take several",
+}
+
 _quoted = json.JSONEncoder(ensure_ascii=False).encode  # escapes what pydantic does, to the byte
 
 _messages: TypeAdapter[list[ChatMessage]] | None = None
@@ -55,7 +62,8 @@ def encode(message: ChatMessage) -> bytes:
         InvalidMessageError: it would not come back equal; the text names the field.
     """
     if type(message) is not ChatMessage:
-        raise InvalidMessageError(f"a message must be a ChatMessage, not {_name(message)}")
+        hint = _INSTEAD.get(type(message), "")
+        raise InvalidMessageError(f"a message must be a ChatMessage, not {_name(message)}{hint}")
     if _is_plain_text(message):
         # Text in each field, and a time in UTC: JSON gives back either equal, or UTF-8 refuses it.
         fields = message.__dict__

@@ -167,6 +167,11 @@ class Operations(ABC):
             twice.append("password")
         if twice:
             raise InvalidURLError(f"given in the URL and beside it: {', '.join(twice)}")
+        if "password" in parsed.query:
+            raise InvalidURLError(
+                f"a password stands before the host, {parsed.scheme}://user:password@host, or is "
+                "passed as password=..., and is no option of the URL"
+            )
         password = options.pop("password", parsed.password)
         if password is not None and not isinstance(password, str):
             raise InvalidURLError("the option password: must be a str")

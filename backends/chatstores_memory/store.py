@@ -76,7 +76,9 @@ class MemoryChatStore(ChatStore):
             or url.username
             or url.password
         ):
-            raise InvalidURLError("write memory:// or memory://name; nothing else goes with a name")
+            raise InvalidURLError(
+                "write memory:// or memory://name, without user, password, port or path"
+            )
         return cls(name, **options)
 
     @property
