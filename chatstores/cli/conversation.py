@@ -48,11 +48,9 @@ def message_lines(message: ChatMessage) -> Iterator[Lines]:
     answers = f", answers {clean(message.tool_call_id)}" if message.tool_call_id else ""
     style = _ROLES.get(message.role, "bold")
     yield f"{who}, {moment(message.created_at.astimezone(UTC))}{answers}", style
-    if isinstance(message.content, str):
-        yield _indented(message.content), ""
-    else:
-        for block in message.content or ():
-            yield _block(block)
+    content = message.content or ()
+    for block in [TextBlock(text=content)] if isinstance(content, str) else content:
+        yield _block(block)
     if message.metadata:
         yield _indented(f"[metadata {_json(message.metadata)}]"), "dim"
 
