@@ -1,52 +1,29 @@
-"""The bytes of the two files: a line of the journal, and the checkpoint.
+"""The bytes of the two files: the head of the journal, and the checkpoint.
 
-A line is ``<crc32> <header>[TAB<message>...]``: the header and the messages are JSON, which holds
-no raw tab or newline, so the messages stand in it as they are stored. The checkpoint is one JSON
-object.
+Behind the journal's head each line is one entry of ``chatstores.entries``. The checkpoint is one
+JSON object.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from chatstores.state import (
-    Append,
-    Clear,
-    Command,
-    Delete,
-    Edit,
-    Outcome,
-    Record,
-    Replace,
-    Restore,
-    Row,
-    SessionState,
-    SetMetadata,
-)
+from chatstores.entries import DAMAGED
+from chatstores.state import Outcome, Row, SessionState
 
 __all__ = [
-    "DAMAGED",
-    "Entry",
     "NotOurs",
     "checkpoint_parts",
     "journal_head",
     "parse_checkpoint",
     "parse_journal_head",
-    "parse_line",
-    "to_line",
 ]
 
 NAME = "chatstores"
 VERSION = 1
-
-#: What a message begins with that stood in a line with a wrong checksum: no JSON does.
-DAMAGED = b"\0"
-
-Entry = tuple[str, str, Command, int]  # namespace, key, command, time
 
 
 class NotOurs(ValueError):
@@ -74,81 +51,6 @@ def _check(name: Any, version: Any) -> None:
         raise NotOurs("another program wrote it")
     if version != VERSION:
         raise NotOurs(f"it has format {version}, and this version reads {VERSION}")
-
-
-def to_line(namespace: str, key: str, command: Command, time: int) -> bytes:
-    """A command as a line."""
-    action = command.action
-    head: dict[str, Any] = {
-        "action": type(action).__name__,
-        "namespace": namespace,
-        "key": key,
-        "id": f"{command.id:016x}",
-        "time": time,
-    }
-    if command.ttl is not None:
-        head["ttl"] = command.ttl
-    records: Sequence[Record] = ()
-    match action:
-        case Append() | Replace():
-            records = action.records
-        case Edit():
-            records = [action.record]
-        case Delete():
-            head["which"], head["argument"] = action.which, action.argument
-        case SetMetadata():
-            head["text"], head["own"] = action.text, action.own
-        case Restore():
-            records = action.records
-            head["restored"] = list(action[1:])
-        case Clear():
-            pass
-    if records:
-        head["ids"] = [record.id for record in records]
-    text = b"\t".join([to_json(head), *[record.payload for record in records]])
-    return b"%08x %b\n" % (zlib.crc32(text), text)
-
-
-def parse_line(line: bytes) -> Entry:
-    """A line as a command, its namespace, key and time.
-
-    The messages of a line with a wrong checksum are marked as damaged.
-
-    Raises:
-        ValueError: not even its header is readable.
-    """
-    checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    head_text, *payloads = text.split(b"\t")
-    if checksum != b"%08x" % zlib.crc32(text):
-        payloads = [DAMAGED + payload for payload in payloads]
-    try:
-        head = from_json(head_text)
-        records = [Record(*pair) for pair in zip(head.get("ids", ()), payloads, strict=True)]
-        command = Command(int(head["id"], 16), _action(head, records), None, head.get("ttl"))
-        return head["namespace"], head["key"], command, head["time"]
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise ValueError(f"no command's header: {exc!r}") from None
-
-
-def _action(head: Mapping[str, Any], records: list[Record]) -> Any:
-    match head["action"]:
-        case "Append":
-            return Append(records)
-        case "Replace":
-            return Replace(records)
-        case "Edit":
-            return Edit(*records)
-        case "Delete":
-            return Delete(head["which"], head["argument"])
-        case "Clear":
-            return Clear()
-        case "SetMetadata":
-            return SetMetadata(head["text"].encode(), head["own"])
-        case "Restore":
-            metadata, own, *rest = head["restored"]
-            return Restore(records, metadata.encode(), own.encode(), *rest)
-        case other:
-            raise ValueError(f"an unknown action {other!r}")
 
 
 # The checkpoint

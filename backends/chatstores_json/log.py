@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from chatstores.entries import decode_entry, encode_entry
 from chatstores.errors import (
     BackendMismatchError,
     ChatStoreError,
@@ -22,13 +23,7 @@ from chatstores.errors import (
 from chatstores.fold import Fold
 from chatstores.retry import NotDone
 from chatstores.state import Command, Outcome, now_us
-from chatstores_json.format import (
-    NotOurs,
-    checkpoint_parts,
-    parse_checkpoint,
-    parse_line,
-    to_line,
-)
+from chatstores_json.format import NotOurs, checkpoint_parts, parse_checkpoint
 from chatstores_json.journal import Journal, sync_file
 
 __all__ = ["Log"]
@@ -147,7 +142,7 @@ class Log:
         before, now = state.version, now_us()
         outcome = self.fold.commit(namespace, key, command, now)
         if state.version != before:
-            self._append(to_line(namespace, key, command, now))
+            self._append(encode_entry(namespace, key, command, now) + b"\n")
         return outcome
 
     def _purge(self, namespace: str) -> int:
@@ -254,7 +249,7 @@ class Log:
         return True
 
     def _fold_line(self, line: bytes) -> None:
-        namespace, key, command, time = parse_line(line)
+        namespace, key, command, time = decode_entry(line)
         self.fold.state(namespace, key).apply(command, time)
 
     def _open_anew(self, repair: bool) -> None:
