@@ -33,6 +33,7 @@ ELSEWHERE = ("adding-a-backend.md", "command-line.md")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name not in ELSEWHERE and "```python" in page.read_text()]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ADDRESS = "localhost:6379"  # what pages write for their Redis
 RAISES = re.compile(r"# raises (\w+)$")
 
 
@@ -69,7 +70,7 @@ def test_the_blocks_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
             for block in blocks:
                 # As many lines as stand before it, so that a traceback names the page's line.
                 before = "\n" * text.count("\n", 0, block.start(1))
-                run(before + block[1].replace("localhost:6379", address), page, namespace)
+                run(before + block[1], page, namespace, address)
         finally:
             for value in list(namespace.values()):
                 if isinstance(value, ChatStore):
@@ -79,15 +80,16 @@ def test_the_blocks_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
 @contextlib.contextmanager
 def a_server(text: str) -> Iterator[str]:
     """The address of a Redis of the page's own, if it uses one: its keys are the page's."""
-    if "localhost:6379" not in text:
-        yield ""
+    if ADDRESS not in text:
+        yield ADDRESS
         return
     with RedisServer() as server:
         yield f"127.0.0.1:{server.port}"
 
 
-def run(source: str, page: Path, namespace: dict[str, Any]) -> None:
+def run(source: str, page: Path, namespace: dict[str, Any], address: str) -> None:
     """Run a block, statement by statement."""
+    source = source.replace(ADDRESS, address)
     lines = source.splitlines()
     for statement in ast.parse(source).body:
         code = compile(ast.Module([statement], []), page, "exec")
@@ -98,12 +100,12 @@ def run(source: str, page: Path, namespace: dict[str, Any]) -> None:
         if found := RAISES.fullmatch(comment):
             error = error_of(code, namespace)
             assert found[1] in [kind.__name__ for kind in type(error).__mro__], where
-            said = " ".join(comments_after(lines, statement.end_lineno))
-            wanted = str(error)
-            if said.endswith("..."):
-                said = said.removesuffix("...")
-                wanted = wanted[: len(said)]
-            assert said in ("", wanted), f"{where}: {error}"
+            wanted = " ".join(comments_after(lines, statement.end_lineno)).replace(address, ADDRESS)
+            said = str(error).replace(address, ADDRESS)
+            if wanted.endswith("..."):
+                wanted = wanted.removesuffix("...")
+                said = said[: len(wanted)]
+            assert wanted in ("", said), f"{where}: {error}"
             continue
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code, namespace)
