@@ -77,6 +77,7 @@ def _usage(exc: Any, arguments: list[str]) -> int:
     if "\n" in text:  # no command at all: this is the help
         print(text, file=sys.stderr)
         return USAGE
+    text = text.replace(": Value error, ", ": ")  # pydantic's way to say it
     for argument in arguments:
         if "://" in argument:  # it may hold a password
             text = text.replace(argument, "URL")
@@ -129,8 +130,8 @@ def _explain(exc: ChatStoreError) -> str:
         case SessionExistsError():
             named = ", ".join(map(repr, exc.keys))
             return (
-                f"nothing was loaded, since sessions are there with other content: {named}; give "
-                "--on-existing replace or --on-existing skip"
+                f"sessions are there with other content: {named}; give --on-existing replace or "
+                "--on-existing skip"
             )
         case CorruptRecordError():
             return (

@@ -149,6 +149,22 @@ def test_output_of_other_encodings_is_utf_8(url, store):
     assert program("keys", "--url", url, env=environment, encoding="utf-8").stdout == "ä\n"
 
 
+def test_completion_of_keys(url, store):
+    for key in ("anna", "alice", "bob"):
+        store.add_message(key, ChatMessage("x"))
+
+    def completed(line, **more):
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+        environment = {**os.environ, "_CHATSTORES_COMPLETE": "complete_bash", **words, **more}
+        return program(env=environment)
+
+    told = completed("chatstores show a", CHATSTORES_URL=url)
+    assert (told.stdout.split(), told.stderr) == (["alice", "anna"], "")
+    assert completed(f"chatstores show --url {url} b").stdout.split() == ["bob"]
+    told = completed("chatstores show a", CHATSTORES_URL="redis://127.0.0.1:1")
+    assert (told.stdout.split(), told.stderr) == ([], "")
+
+
 def test_a_terminal_gets_colours_and_no_control_characters(url, store):
     store.add_message("k", ChatMessage("\x1b]0;owned\x07 [bold]x[/bold] " + "long " * 100))
     shown, code = terminal("show", "k", "--url", url)
