@@ -220,7 +220,14 @@ def _is_tls(connection_class: Any) -> bool:
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings for a connection of ours: no retries, replies as bytes, nothing of a pool."""
-    dropped = ("retry", "retry_on_error", "retry_on_timeout", "decode_responses")
+    dropped = (
+        "retry",
+        "retry_on_error",
+        "retry_on_timeout",
+        "decode_responses",
+        "max_connections",
+        "response_callbacks",
+    )
     return {
         name: value
         for name, value in settings.items()

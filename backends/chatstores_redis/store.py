@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from chatstores.errors import (
     AuthenticationError,
     BackendMismatchError,
     BackendUnavailableError,
     ChatStoreError,
+    InvalidURLError,
     PermissionDeniedError,
     UnsupportedError,
 )
@@ -44,7 +46,12 @@ from chatstores_redis.place import (
     topology,
 )
 from chatstores_redis.topology import Address, NoPrimaryError, UnknownServiceError
-from chatstores_redis.transport import AsyncRedis, SyncRedis, TooFewReplicasError
+from chatstores_redis.transport import (
+    AsyncRedis,
+    SyncRedis,
+    TooFewReplicasError,
+    is_refusal_for_now,
+)
 
 try:
     import redis
@@ -53,6 +60,8 @@ except ImportError as exc:
     raise missing("redis", "redis") from exc
 
 __all__ = ["RedisChatStore"]
+
+E = TypeVar("E", bound=BaseException)
 
 #: The index of a namespace is spread over so many hash slots.
 BUCKETS = 256
@@ -412,7 +421,10 @@ class RedisChatStore(ChatStore):
     def _error(self, exc: BaseException) -> ChatStoreError:
         where = self.url
         if isinstance(exc, redis.AuthenticationError):
-            return AuthenticationError(f"{where} refused the user or password")
+            also = " (or the Sentinels theirs: sentinel_password)" * (
+                self._place.kind == "sentinel"
+            )
+            return AuthenticationError(f"{where} refused the user or password{also}")
         if isinstance(exc, redis.exceptions.NoPermissionError):
             return PermissionDeniedError(
                 f"{where}: the user may not do this; it needs the keys {self._prefix}:* and the "
@@ -420,6 +432,8 @@ class RedisChatStore(ChatStore):
             )
         if isinstance(exc, redis.exceptions.OutOfMemoryError):
             return BackendUnavailableError(f"{where} has reached its maxmemory")
+        if "cluster support disabled" in str(exc):
+            return BackendMismatchError(f"{where}: that server is no Cluster; open it as redis://")
         if isinstance(exc, UnknownServiceError):
             return BackendMismatchError(
                 f"{where}: its Sentinels know no service {self._place.service!r}; "
@@ -431,30 +445,47 @@ class RedisChatStore(ChatStore):
             )
         if isinstance(exc, TooFewReplicasError | NoPrimaryError):
             return BackendUnavailableError(f"{where}: {exc}")
+        if is_refusal_for_now(exc):
+            return BackendUnavailableError(f"{where} refuses for now: {exc}")
         if isinstance(exc, redis.ResponseError):
             if "WRONGTYPE" in str(exc):
                 return BackendMismatchError(
                     f"{where}: a key that begins with {self._prefix}: belongs to another program; "
                     "give this store a prefix= of its own"
                 )
-            if str(exc).startswith(("BUSY ", "MISCONF", "NOREPLICAS")):
-                return BackendUnavailableError(f"{where} refuses writes for now")
             return BackendMismatchError(
                 f"{where} did not understand; it must be Redis 7.0 or newer"
             )
+        if self._place.tls:
+            if _cause(exc, FileNotFoundError):
+                return InvalidURLError(
+                    "one of the files ssl_ca_certs, ssl_certfile and ssl_keyfile is not there"
+                )
+            if refusal := _cause(exc, ssl.SSLError):
+                why = getattr(refusal, "verify_message", "") or refusal.reason or refusal
+                return AuthenticationError(
+                    f"{where}: TLS failed: {why}; ssl_ca_certs= names the authority of the "
+                    "server's certificate, ssl_certfile= and ssl_keyfile= the client's own"
+                )
         if isinstance(exc, redis.TimeoutError | TimeoutError):
             return BackendUnavailableError(f"{where} did not answer in time")
         return BackendUnavailableError(f"{where} cannot be reached{_reason(exc)}")
 
 
-def _reason(exc: BaseException) -> str:
-    """What the system said of a connection, such as "connection refused"."""
+def _cause(exc: BaseException, kind: type[E]) -> E | None:
+    """The error of a kind that led to another one."""
     link: BaseException | None = exc
     while link is not None:
-        if isinstance(link, OSError) and link.strerror:
-            return f": {link.strerror.lower()}"
+        if isinstance(link, kind):
+            return link
         link = link.__cause__ or link.__context__
-    return ""
+    return None
+
+
+def _reason(exc: BaseException) -> str:
+    """What the system said of a connection, such as "connection refused"."""
+    said = _cause(exc, OSError)
+    return f": {said.strerror.lower()}" if said is not None and said.strerror else ""
 
 
 def _share(limit: int) -> int:

@@ -43,10 +43,10 @@ except ImportError:
 
 __all__ = [
     "AsyncRedis",
-    "Connections",
     "RedisTransport",
     "SyncRedis",
     "TooFewReplicasError",
+    "is_refusal_for_now",
 ]
 
 Request = tuple[Any, ...]
@@ -70,11 +70,16 @@ def _packed(connection: Any, requests: Sequence[Request]) -> Any:
     return list(map(hiredis.pack_command, requests))
 
 
+def is_refusal_for_now(exc: BaseException) -> bool:
+    """Whether it is a reply that says: nothing was done, and may be later."""
+    return isinstance(exc, _LATER) or str(exc).startswith(_LATER_TEXTS)
+
+
 def _checked(replies: list[Any]) -> list[Any]:
     """The replies, if none of them is an error."""
     for reply in replies:
         if isinstance(reply, RedisError):
-            if isinstance(reply, _LATER) or str(reply).startswith(_LATER_TEXTS):
+            if is_refusal_for_now(reply):
                 raise NotDone from reply
             raise reply
     return replies
@@ -324,6 +329,6 @@ class AsyncRedis(RedisTransport, AsyncTransport):
     async def close(self) -> None:
         """Close the idle connections."""
         await super().close()
-        for connections in self._topology.everything():
-            for connection in connections.take_all():
-                await connection.disconnect()
+        every = self._topology.everything()
+        idle = [connection for connections in every for connection in connections.take_all()]
+        await asyncio.gather(*(connection.disconnect() for connection in idle))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
+
+from redis import Redis, RedisError
 
 from tests.servers import GivenServer, Server, find, program
+from tests.servers.certificates import certificates
 
 __all__ = ["RedisServer", "redis_server"]
 
@@ -16,7 +19,8 @@ class RedisServer(Server):
     """A Redis on 127.0.0.1.
 
     `appendfsync` is Redis's own setting; None keeps nothing on disk, so that the
-    server is empty after a restart.
+    server is empty after a restart. With `tls` it speaks nothing else and wants a client's
+    certificate. `settings` are further words of its command line.
     """
 
     name = "redis"
@@ -27,8 +31,12 @@ class RedisServer(Server):
         appendfsync: Literal["everysec", "always"] | None = None,
         password: str | None = None,
         databases: int = 16,
+        tls: bool = False,
+        settings: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.tls = tls
+        self.settings = settings
         self.appendfsync = appendfsync
         self.password = password
         self.databases = databases
@@ -37,37 +45,52 @@ class RedisServer(Server):
     def url(self) -> str:
         """The address of database 0, with the password."""
         login = f":{quote(self.password, safe='')}@" if self.password else ""
-        return f"redis://{login}127.0.0.1:{self.port}/0"
+        if not self.tls:
+            return f"redis://{login}127.0.0.1:{self.port}/0"
+        files = certificates()
+        query = {
+            "ssl_ca_certs": files.ca,
+            "ssl_certfile": files.client,
+            "ssl_keyfile": files.client_key,
+        }
+        return f"rediss://{login}127.0.0.1:{self.port}/0?{urlencode(query)}"
+
+    @property
+    def socket(self) -> str:
+        """The path of its socket file."""
+        return str(self.directory / "redis.sock")
 
     def command(self) -> list[str]:
         """Return the command line; every setting is on it."""
         command = [program("redis-server", self.name), "--bind", "127.0.0.1"]
-        command += ["--port", str(self.port), "--dir", str(self.directory)]
+        command += ["--dir", str(self.directory), "--unixsocket", self.socket]
+        if self.tls:
+            files = certificates()
+            command += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "yes"]
+            command += ["--tls-cert-file", files.server, "--tls-key-file", files.server_key]
+            command += ["--tls-ca-cert-file", files.ca]
+        else:
+            command += ["--port", str(self.port)]
         command += ["--databases", str(self.databases), "--save", ""]
         if self.appendfsync is None:
             command += ["--appendonly", "no"]
         else:
             command += ["--appendonly", "yes", "--appendfsync", self.appendfsync]
         if self.password:
-            command += ["--requirepass", self.password]
-        return command
+            command += ["--requirepass", self.password, "--masterauth", self.password]
+        return [*command, *self.settings]
+
+    def client(self) -> Redis:
+        """A client of redis-py, with the password."""
+        return Redis.from_url(f"unix://{self.socket}", password=self.password)
 
     def ready(self) -> bool:
-        """Say whether PING is answered with PONG."""
-        commands = [["AUTH", self.password]] if self.password else []
-        commands += [["PING"], ["QUIT"]]
+        """Say whether PING is answered."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"".join(_resp(command) for command in commands))
-                with connection.makefile("rb") as replies:
-                    return b"+PONG\r\n" in replies.read()
-        except OSError:
+            with self.client() as client:
+                return bool(client.ping())
+        except RedisError:
             return False
-
-
-def _resp(command: list[str]) -> bytes:
-    words = [word.encode() for word in command]
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
 
 
 def redis_server() -> AbstractContextManager[Server | GivenServer]:
