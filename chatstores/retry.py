@@ -11,6 +11,9 @@ __all__ = ["CONTENTION_LIMIT", "Deadline", "NotDone", "attempt_seconds"]
 CONTENTION_LIMIT = 30.0
 
 _SHORTEST_ATTEMPT = 0.25
+#: Seconds that the last attempt has at least: one that times out makes a certain "it was not done"
+#: an unknown outcome.
+_LAST_ATTEMPT = 0.05
 
 
 class NotDone(Exception):
@@ -58,10 +61,8 @@ class Deadline:
         """Seconds to wait before another attempt, with jitter; None if no time is left for one."""
         seconds = random.uniform(self._pause / 2, self._pause)
         self._pause = min(self._pause * 2, self._longest)
-        left = self._end - time.monotonic()
-        if left <= 0.01:
-            return None
-        return min(seconds, left * 0.8)
+        left = self._end - time.monotonic() - _LAST_ATTEMPT
+        return min(seconds, left) if left > 0 else None
 
     def age_us(self) -> int:
         """Microseconds since the call began."""

@@ -24,6 +24,7 @@ __all__ = [
     "Sentinel",
     "Topology",
     "UnknownServiceError",
+    "fields",
 ]
 
 Address = tuple[str, int]
@@ -160,43 +161,27 @@ class OneServer(Topology):
         return [self._connections]
 
 
-class _Learnt(Topology):
-    """What servers are asked for, one after another until one can say it."""
+async def _ask(
+    t: Asking, seed: Connections, among: int, requests: Sequence[Request]
+) -> list[Any] | BaseException:
+    """The replies of one of several servers that may be asked, or why there are none.
 
-    def __init__(self, seeds: Sequence[Connections]) -> None:
-        self._seeds = list(seeds)
-
-    async def learn(self, t: Asking, bucket: bytes) -> Connections:
-        """The server of a bucket, asked for."""
-        failure: BaseException = ClusterDownError("no server is known")
-        seconds = max(0.05, t.seconds / (2 * len(self._seeds)))
-        for seed in list(self._seeds):
-            try:
-                [reply] = await t.within(seconds).exchange(seed, [self._question()])
-                if isinstance(reply, RedisError):
-                    raise reply
-                self._take_in(reply, seed)
-                found = self.of(bucket)
-                if found is not None:
-                    return found
-            except NotDone as exc:
-                failure = exc.__cause__ or exc
-            except (RedisError, OSError) as exc:
-                failure = exc
-            self._seeds.append(self._seeds.pop(0))  # the next call asks another one first
-        if isinstance(failure, UnknownServiceError):
-            raise failure
-        raise NotDone from failure
-
-    @abstractmethod
-    def _question(self) -> Request: ...
-
-    @abstractmethod
-    def _take_in(self, reply: Any, seed: Connections) -> None: ...
+    All of them together may take half of the attempt's time.
+    """
+    try:
+        replies = await t.within(max(0.05, t.seconds / (2 * among))).exchange(seed, requests)
+    except NotDone as exc:
+        return exc.__cause__ or exc
+    except (RedisError, OSError) as exc:
+        return exc
+    return next((reply for reply in replies if isinstance(reply, RedisError)), replies)
 
 
-class Sentinel(_Learnt):
+class Sentinel(Topology):
     """The primary that Sentinels name (redis.io, "Guidelines for Redis clients with Sentinel").
+
+    All of them are asked, and the one with the newest configuration is believed: another may name,
+    for some seconds, a primary that was replaced and that came back with what it had.
 
     Args:
         seeds: the Sentinels.
@@ -204,14 +189,45 @@ class Sentinel(_Learnt):
         service: its name among theirs.
     """
 
+    # States of a failover in which it is not certain yet that a replica takes over.
+    _UNDECIDED = (b"wait_start", b"select_slave", b"send_slaveof_noone", b"wait_promotion")
+
     def __init__(self, seeds: Sequence[Connections], server: Connections, service: str) -> None:
-        super().__init__(seeds)
+        self._seeds = seeds
         self._server = server
         self._service = service
         self._primary: Connections | None = None
 
     def of(self, bucket: bytes) -> Connections | None:
         """The primary, if that is known."""
+        return self._primary
+
+    async def learn(self, t: Asking, bucket: bytes) -> Connections:
+        """The primary, asked for."""
+        questions: list[Request] = [
+            (b"SENTINEL", b"MASTER", self._service),
+            (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._service),
+        ]
+        failure: BaseException | None = None
+        newest, undecided, address = -1, False, None
+        for seed in self._seeds:
+            answer = await _ask(t, seed, len(self._seeds), questions)
+            if isinstance(answer, BaseException):
+                failure = answer
+                continue
+            state = fields(answer[0])
+            epoch = int(state[b"config-epoch"])
+            if epoch > newest:
+                newest, undecided, address = epoch, False, answer[1]
+            if epoch == newest:
+                undecided = undecided or state.get(b"failover-state") in self._UNDECIDED
+        if undecided:
+            raise NotDone from NoPrimaryError("the Sentinels are choosing a new primary")
+        if address is None:
+            if "No such master" in str(failure):
+                raise UnknownServiceError(f"no Sentinel knows the service {self._service!r}")
+            raise NotDone from failure
+        self._primary = self._server.at((_text(address[0]), int(address[1])), primary=True)
         return self._primary
 
     def forget(self) -> None:
@@ -222,18 +238,9 @@ class Sentinel(_Learnt):
         """Those to the Sentinels and to the primary."""
         return [*self._seeds, *([self._primary] if self._primary else [])]
 
-    def _question(self) -> Request:
-        return (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._service)
 
-    def _take_in(self, reply: Any, seed: Connections) -> None:
-        if not reply:
-            raise UnknownServiceError(f"no Sentinel knows the service {self._service!r}")
-        address = (_text(reply[0]), int(reply[1]))
-        self._primary = self._server.at(address, primary=True)
-
-
-class Cluster(_Learnt):
-    """The primaries of a Cluster, by slot.
+class Cluster(Topology):
+    """The primaries of a Cluster, by slot, as the first of its nodes that answers says.
 
     Args:
         seeds: some of its nodes.
@@ -242,8 +249,7 @@ class Cluster(_Learnt):
     moves = True
 
     def __init__(self, seeds: Sequence[Connections]) -> None:
-        super().__init__(seeds)
-        self._given = list(seeds)
+        self._seeds = self._given = list(seeds)
         self._ranges: list[tuple[int, int, Address]] = []
         self._nodes: dict[Address, Connections] = {}
         self._buckets: dict[bytes, Connections] = {}
@@ -257,6 +263,21 @@ class Cluster(_Learnt):
                 if first <= slot <= last:
                     found = self._buckets[bucket] = self.at(address)
         return found
+
+    async def learn(self, t: Asking, bucket: bytes) -> Connections:
+        """The node of a bucket, asked for."""
+        failure: BaseException = ClusterDownError("no node has the slot")
+        seeds = self._seeds
+        for seed in seeds:
+            answer = await _ask(t, seed, len(seeds), [(b"CLUSTER", b"SLOTS")])
+            if isinstance(answer, BaseException):
+                failure = answer
+                continue
+            self._take_in(answer[0], seed)
+            if (found := self.of(bucket)) is not None:
+                return found
+        self._seeds = seeds[1:] + seeds[:1]  # the next call asks another one first
+        raise NotDone from failure
 
     def forget(self) -> None:
         """Ask a node at the next call."""
@@ -280,9 +301,6 @@ class Cluster(_Learnt):
         """Those to all nodes."""
         return [*self._seeds, *self._nodes.values()]
 
-    def _question(self) -> Request:
-        return (b"CLUSTER", b"SLOTS")
-
     def _take_in(self, reply: Any, seed: Connections) -> None:
         ranges = []
         for first, last, primary, *_ in reply:
@@ -294,6 +312,11 @@ class Cluster(_Learnt):
         # The nodes of the URL may be gone one day; those that have slots now are asked first.
         nodes = [self.at(address) for address in {address for _, _, address in ranges}]
         self._seeds = [*nodes, *self._given]
+
+
+def fields(reply: Any) -> dict[bytes, Any]:
+    """A reply of names and values, which is a list in RESP2 and a map in RESP3."""
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=False))
 
 
 def _text(value: bytes | str) -> str:

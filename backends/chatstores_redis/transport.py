@@ -18,7 +18,7 @@ from chatstores.registry import missing
 from chatstores.retry import NotDone
 from chatstores.transport import AsyncTransport, SyncTransport
 from chatstores_redis.scripts import Script
-from chatstores_redis.topology import Connections, NoPrimaryError, Topology
+from chatstores_redis.topology import Connections, NoPrimaryError, Topology, fields
 
 try:
     from redis.exceptions import (
@@ -86,9 +86,8 @@ def _checked(replies: list[Any]) -> list[Any]:
 
 
 def _refuse_replica(hello: Any) -> None:
-    """Look at HELLO's reply, a list or a map of names and values."""
-    fields = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=False))
-    if fields.get(b"role") != b"master":
+    """Look at HELLO's reply."""
+    if fields(hello).get(b"role") != b"master":
         raise NoPrimaryError("the server that Sentinel names is no primary yet")
 
 

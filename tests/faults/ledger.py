@@ -23,18 +23,30 @@ class Ledger:
 
     def check(self, left: list[str]) -> None:
         """Nothing lost, nothing twice, nothing popped and still there, each writer's order kept."""
+        self.check_order(left)
+        came_back = self.came_back(left)
+        assert not came_back, f"popped and still there, or popped twice: {came_back}"
+        lost = self.lost(left)
+        assert len(lost) <= self.unknown_pops, f"lost: {lost}"
+
+    def check_order(self, left: list[str]) -> None:
+        """What is left is what was added, once each and each writer's in order."""
         twice = [name for name, times in Counter(left).items() if times > 1]
         assert not twice, f"there twice: {twice}"
-        popped_twice = [name for name, times in Counter(self.popped).items() if times > 1]
-        assert not popped_twice, f"returned twice: {popped_twice}"
-        assert not set(left) & set(self.popped), "popped and still there"
-        lost = set(self.added) - set(left) - set(self.popped)
-        assert len(lost) <= self.unknown_pops, f"lost: {sorted(lost)}"
         strange = (set(left) | set(self.popped)) - set(self.added) - set(self.unknown_adds)
         assert not strange, f"never acknowledged, and not unknown: {sorted(strange)}"
         for writer in {name.split(".")[0] for name in left}:
             numbers = [int(name.split(".")[1]) for name in left if name.split(".")[0] == writer]
             assert numbers == sorted(numbers), f"writer {writer} out of order"
+
+    def lost(self, left: list[str]) -> list[str]:
+        """What was acknowledged, is not there, and was not popped by anyone who was told so."""
+        return sorted(set(self.added) - set(left) - set(self.popped))
+
+    def came_back(self, left: list[str]) -> list[str]:
+        """What was popped and is still there, or was popped twice."""
+        popped = Counter(self.popped)
+        return sorted({*left} & {*popped} | {name for name, times in popped.items() if times > 1})
 
 
 class Load:
@@ -71,7 +83,20 @@ class Load:
     def check(self) -> None:
         """Hold every session against its ledger."""
         for key, ledger in self.ledgers.items():
-            ledger.check([message.id for message in self.store.get_messages(key)])
+            ledger.check(self._left(key))
+
+    def count_losses(self) -> tuple[int, int]:
+        """Hold order against the ledgers; how many messages were lost, how many pops undone."""
+        lost = came_back = 0
+        for key, ledger in self.ledgers.items():
+            left = self._left(key)
+            ledger.check_order(left)
+            lost += max(0, len(ledger.lost(left)) - ledger.unknown_pops)
+            came_back += len(ledger.came_back(left))
+        return lost, came_back
+
+    def _left(self, key: str) -> list[str]:
+        return [message.id for message in self.store.get_messages(key)]
 
     @property
     def unknown(self) -> int:
