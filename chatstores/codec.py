@@ -36,7 +36,8 @@ _EMPTY: tuple[Any, ...] = (None, {})
 #: What was meant, where it is plain.
 _INSTEAD: dict[type, str] = {
     str: ': ChatMessage("..."), or ChatMessage("...", "assistant")',
-    dict: ": ChatMessage.from_openai(...) makes one of OpenAI's",
+    tuple: ': ChatMessage("...", "assistant"), the text before the role',
+    dict: ": ChatMessage.from_openai(...) takes a dict of OpenAI's",
     list: ": add_messages() and set_messages() take several",
 }
 
@@ -63,6 +64,8 @@ def encode(message: ChatMessage) -> bytes:
     """
     if type(message) is not ChatMessage:
         hint = _INSTEAD.get(type(message), "")
+        if type(message).__module__.startswith("openai."):
+            hint = ": ChatMessage.from_openai(message.model_dump()) takes OpenAI's"
         raise InvalidMessageError(f"a message must be a ChatMessage, not {_name(message)}{hint}")
     if _is_plain_text(message):
         # Text in each field, and a time in UTC: JSON gives back either equal, or UTF-8 refuses it.
@@ -268,7 +271,7 @@ def _problem(value: Any, path: str, depth: int = 0) -> str | None:
         return None
     for name, item in value.items():
         if type(name) is not str:
-            return f"{path} has the key {name!r}, a {_name(name)}; JSON's keys are str"
+            return f"{path} has the key {name!r} of type {_name(name)}; JSON's keys are str"
         problem = _problem_of_text(name, f"a key of {path}") or _problem(
             item, f"{path}.{name}", depth + 1
         )

@@ -13,7 +13,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, Self, SupportsIndex, TypeVar
 from urllib.parse import quote
 
 from chatstores.codec import (
@@ -28,6 +28,7 @@ from chatstores.errors import (
     BackendUnavailableError,
     ChatStoreError,
     ConflictError,
+    ContentionError,
     CorruptRecordError,
     InvalidArgumentError,
     InvalidKeyError,
@@ -40,7 +41,8 @@ from chatstores.errors import (
     StaleCursorError,
 )
 from chatstores.message import ChatMessage
-from chatstores.retry import CONTENTION_LIMIT, Deadline, NotDone, attempt_seconds
+from chatstores.registry import BACKENDS
+from chatstores.retry import CONTENTION_LIMIT, Busy, Deadline, NotDone, attempt_seconds
 from chatstores.state import (
     Action,
     Append,
@@ -127,8 +129,8 @@ class Operations(ABC):
         namespace: str = "default",
         ttl: float | str | None = None,
         create: bool = True,
-        timeout: float = 5.0,
-        on_corrupt: str = "raise",
+        timeout: float | str = 5.0,
+        on_corrupt: Literal["raise", "skip"] = "raise",
     ) -> None:
         given = {
             "namespace": namespace,
@@ -150,6 +152,11 @@ class Operations(ABC):
         self._secrets: tuple[str, ...] = ()
         self._transports = Transports(self._open, self._aopen)
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled or copied: open its URL there instead"
+        )
+
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         """The store that a URL names.
@@ -162,6 +169,11 @@ class Operations(ABC):
             InvalidURLError: a part of the URL or an option is wrong.
         """
         parsed = parse_url(url)
+        backend = BACKENDS.get(parsed.scheme)
+        if backend and backend.name not in [base.__name__ for base in cls.__mro__]:
+            raise InvalidURLError(
+                f"{parsed.scheme}:// is no URL of {cls.__name__}: open_store() opens all of them"
+            )
         twice = sorted(options.keys() & parsed.query.keys())
         if "password" in options and parsed.password is not None:
             twice.append("password")
@@ -186,6 +198,7 @@ class Operations(ABC):
     @abstractmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
         """The store of a parsed URL; the options are checked."""
+        raise NotImplementedError
 
     @abstractmethod
     def _open(self) -> Transport:
@@ -261,22 +274,30 @@ class Operations(ABC):
         *args: Any,
         command: Command | None = None,
     ) -> T:
-        """A hook's result, tried again while the server is away and there is time.
+        """A hook's result, tried again while the server is away, or busy, and there is time.
 
         A write is tried again as the same command, so that the engine knows it; if its outcome
         stays open at the end, that is what is raised.
         """
-        began = time.monotonic()
-        deadline = None
+        began = heard = time.monotonic()
+        silence = contention = None
         may_have_happened = False
         attempt = t  # as opened, it has the time of a first attempt
         while True:
+            clock = None
             try:
                 if command is None:
                     return await hook(attempt, *args)
                 return await hook(attempt, *args, command)
-            except NotDone as exc:
+            except Busy as exc:
                 cause: BaseException = exc.__cause__ or exc
+                error: ChatStoreError = ContentionError(f"{exc}, for {self._contention_limit:g} s")
+                clock = contention = contention or Deadline(
+                    self._contention_limit, first_pause=0.001, longest_pause=0.02
+                )
+                silence, heard = None, time.monotonic()
+            except NotDone as exc:
+                cause = exc.__cause__ or exc
                 error = self._error(cause)
             except ChatStoreError as exc:
                 if exc.__cause__ is not None:
@@ -286,18 +307,20 @@ class Operations(ABC):
                 cause = exc
                 error = self._error(exc)
                 may_have_happened |= isinstance(error, BackendUnavailableError)
-            deadline = deadline or Deadline(self._timeout, began)
-            pause = deadline.pause() if isinstance(error, BackendUnavailableError) else None
+            if isinstance(error, BackendUnavailableError):
+                clock = silence = silence or Deadline(self._timeout, heard)
+            pause = clock.pause() if clock else None
             if pause is None:
                 if command is not None and may_have_happened:
                     error = OutcomeUnknownError(f"{command.id:016x}")
                 raise error from self._scrubbed(cause)
             await t.sleep(pause)
-            seconds = deadline.attempt()
+            seconds = silence.attempt() if silence else self._first_attempt
             attempt = t.within(seconds)
             if command is not None and may_have_happened:
                 # What is on its way for as long as the attempt may take counts as older.
-                command = command._replace(age=deadline.age_us() + int(seconds * 1_000_000))
+                age = time.monotonic() - began + seconds
+                command = command._replace(age=int(age * 1_000_000) + 1)
 
     def _scrubbed(self, exc: BaseException) -> BaseException:
         """The error, or a copy without secrets if its text, or its chain's, holds one."""
@@ -322,7 +345,8 @@ class Operations(ABC):
     @staticmethod
     def _check_key(key: str) -> None:
         if not isinstance(key, str):
-            raise InvalidKeyError(f"a session's key must be a str, not {type(key).__name__}")
+            hint = ": it comes first, then the message" if isinstance(key, ChatMessage) else ""
+            raise InvalidKeyError(f"a session's key must be a str, not {type(key).__name__}{hint}")
         if not key:
             raise InvalidKeyError("a session's key must not be empty")
         try:
@@ -340,19 +364,20 @@ class Operations(ABC):
             raise InvalidKeyError("the session's key has a NUL character, which no key may")
 
     @staticmethod
-    def _check_count(name: str, value: Any) -> int:
-        """A whole number, 0 or more; one above any count that is kept means no more than that."""
-        if type(value) is not int or value < 0:
+    def _check_count(name: str, value: Any, least: int = 0) -> int:
+        """A whole number; one above any count that is kept means no more than that."""
+        if type(value) is not int or value < least:
             raise InvalidArgumentError(
-                f"{name} must be a whole number, 0 or more, not {value!r:.80}"
+                f"{name} must be a whole number, {least} or more, not {value!r:.80}"
             )
         return min(value, MAX_COUNT)
 
     def _encode(self, messages: Sequence[ChatMessage], *, batch: bool) -> list[Record]:
         """Messages as records: each storable, no id twice, none too large, nor the batch."""
         if not isinstance(messages, list | tuple):
+            hint = ": put it in a list" if isinstance(messages, ChatMessage) else ""
             raise InvalidMessageError(
-                f"messages must be a list of ChatMessage, not {type(messages).__name__}"
+                f"messages must be a list of ChatMessage, not {type(messages).__name__}{hint}"
             )
         records = []
         limit = self.capabilities.max_message_bytes
@@ -384,8 +409,7 @@ class Operations(ABC):
     # Writing.
 
     async def _do(self, t: Transport, key: str, action: Action, expected: int | None) -> Outcome:
-        """Run one command; a refusal becomes its error."""
-        self._check_key(key)
+        """Run one command on a key that was checked; a refusal becomes its error."""
         if expected is not None:
             self._check_count("expected_version", expected)
         command = Command(int.from_bytes(os.urandom(8), "big"), action, expected, self._ttl_us)
@@ -417,18 +441,21 @@ class Operations(ABC):
     async def _add(
         self, t: Transport, key: str, messages: Sequence[ChatMessage], expected: int | None
     ) -> Commit:
+        self._check_key(key)
         outcome = await self._do(t, key, Append(self._encode(messages, batch=True)), expected)
         return Commit(outcome.version, outcome.added)
 
     async def _set(
         self, t: Transport, key: str, messages: Sequence[ChatMessage], expected: int | None
     ) -> Commit:
+        self._check_key(key)
         outcome = await self._do(t, key, Replace(self._encode(messages, batch=False)), expected)
         return Commit(outcome.version, outcome.added)
 
     async def _replace(
         self, t: Transport, key: str, message: ChatMessage, expected: int | None
     ) -> Commit:
+        self._check_key(key)
         [record] = self._encode([message], batch=False)
         outcome = await self._do(t, key, Edit(record), expected)
         return Commit(outcome.version, 0)
@@ -436,10 +463,15 @@ class Operations(ABC):
     async def _delete(
         self, t: Transport, key: str, action: Delete, expected: int | None
     ) -> list[ChatMessage]:
+        self._check_key(key)
         if action.which in ("id", "after") and not isinstance(action.argument, str):
-            raise InvalidArgumentError("a message's id must be a str")
+            kind = type(action.argument).__name__
+            hint = ": give message.id" if kind == "ChatMessage" else ""
+            raise InvalidArgumentError(f"a message's id must be a str, not {kind}{hint}")
         if action.which == "index" and type(action.argument) is not int:
-            raise InvalidArgumentError(f"index must be a whole number, not {action.argument!r:.80}")
+            kind = type(action.argument).__name__
+            hint = ": an id is given by id=" if kind in ("str", "ChatMessage") else ""
+            raise InvalidArgumentError(f"index must be a whole number, not {kind}{hint}")
         if action.which == "oldest":
             action = Delete("oldest", self._check_count("n", action.argument))
         outcome = await self._do(t, key, action, expected)
@@ -469,6 +501,7 @@ class Operations(ABC):
         return removed[0] if removed else None
 
     async def _clear(self, t: Transport, key: str, expected: int | None) -> int:
+        self._check_key(key)
         return (await self._do(t, key, Clear(), expected)).cleared
 
     async def _set_metadata(
@@ -481,6 +514,7 @@ class Operations(ABC):
         own: bool = False,
     ) -> Commit:
         """Replace the caller's metadata or, for adapters, the library's own."""
+        self._check_key(key)
         text = encode_metadata(metadata)
         for name in metadata:
             if name.startswith(OWN_PREFIX) is not own:
@@ -531,9 +565,7 @@ class Operations(ABC):
 
     async def _page(self, t: Transport, key: str, before: str | None, limit: int) -> Page:
         self._check_key(key)
-        limit = self._check_count("limit", limit)
-        if limit == 0:
-            raise InvalidArgumentError("limit must be at least 1")
+        limit = self._check_count("limit", limit, least=1)
         epoch, ordinal = self._parse_cursor(before) if before is not None else (None, None)
         snapshot = await self._run(t, self._snapshot, key, ordinal, limit + 1)
         if epoch is not None and (snapshot is None or snapshot.head.epoch != epoch):
@@ -600,9 +632,7 @@ class Operations(ABC):
             raise InvalidKeyError(f"prefix must be a str, not {type(prefix).__name__}")
         if prefix:
             self._check_key(prefix)
-        size = self._check_count("page_size", size)
-        if size == 0:
-            raise InvalidArgumentError("page_size must be at least 1")
+        size = self._check_count("page_size", size, least=1)
         return await self._run(t, self._list, prefix, after, size)
 
     async def _get_keys(self, t: Transport, prefix: str) -> list[str]:
@@ -616,9 +646,7 @@ class Operations(ABC):
                 return keys
 
     async def _session_page(self, t: Transport, limit: int, before: str | None) -> SessionPage:
-        limit = self._check_count("limit", limit)
-        if limit == 0:
-            raise InvalidArgumentError("limit must be at least 1")
+        limit = self._check_count("limit", limit, least=1)
         place = None
         if before is not None:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from chatstores.errors import MissingDependencyError, UnknownBackendError
 from chatstores.url import nearest, parse_url
@@ -87,8 +87,8 @@ def open_store(
     namespace: str | None = None,
     ttl: float | str | None = None,
     create: bool | None = None,
-    timeout: float | None = None,
-    on_corrupt: str | None = None,
+    timeout: float | str | None = None,
+    on_corrupt: Literal["raise", "skip"] | None = None,
     password: str | None = None,
     **backend_options: Any,
 ) -> ChatStore:
@@ -102,7 +102,8 @@ def open_store(
         ttl: how long a session lives after its last change: seconds, or text such as "30m" or
             "7d". Default: for ever.
         create: whether tables, topics and files may be created; default True.
-        timeout: seconds of silence after which a call ends, all attempts together; default 5.
+        timeout: seconds of silence after which a call ends, all attempts together, or text such
+            as "500ms"; default 5.
         on_corrupt: "raise" (default), or "skip" to read over records that are not readable, with
             a warning.
         password: instead of one in the URL.

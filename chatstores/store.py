@@ -559,7 +559,8 @@ class ChatStore(Operations):
                 warning, blocks that LlamaIndex has no type for.
 
         Raises:
-            InvalidArgumentError: the format is unknown, or the path is no place for a file.
+            InvalidArgumentError: the format is unknown, or the path is no place for a file, or the
+                file there is that of a ``json://`` store.
             PermissionDeniedError: the file may not be written.
             CorruptRecordError: a record is not readable, and ``on_corrupt`` is "raise".
             InvalidMessageError: a message has a role that LlamaIndex lacks (only with

@@ -27,6 +27,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _SECRET = re.compile(
     r"pass|pwd|secret|token|credential|auth|key(?!space|file)|(^|[_.-])sas($|[_.-])", re.IGNORECASE
 )
+_STRAY_OPTION = re.compile(r"&\w+=")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)
 _SECONDS = {None: 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -98,6 +99,10 @@ def parse_url(url: str) -> StoreURL:
             "pass password=... instead"
         )
     path, _, query = after.partition("?")
+    if _STRAY_OPTION.search(path):
+        raise InvalidURLError(
+            "the first option of a URL follows a '?', not an '&' (in a name & is written %26)"
+        )
     hosts, username, password = _split_authority(authority, hostless=scheme == "unix")
     return StoreURL(scheme, hosts, username, password, unquote(path), _split_query(query))
 
@@ -224,7 +229,7 @@ def parse_duration(value: Any) -> float:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     else:
-        raise ValueError("must be a number of seconds")
+        raise ValueError("must be a number of seconds, or text such as 30s, 30m, 12h or 7d")
     if not 0 < seconds < 1e10:  # some 300 years; also refuses NaN
         raise ValueError("must be more than zero seconds, and less than 300 years")
     return seconds

@@ -122,6 +122,8 @@ def parse_checkpoint(text: bytes) -> tuple[int, dict[str, dict[str, SessionState
     except ValueError as exc:
         if text.startswith(b'{"format":"chatstores"'):
             raise ValueError(f"it is no JSON: {exc}") from None
+        if not text:
+            raise NotOurs("it is empty") from None
         raise NotOurs("it is no JSON") from None
     if not isinstance(whole, dict) or "format" not in whole:
         raise NotOurs("another program wrote it")

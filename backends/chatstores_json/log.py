@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from chatstores.entries import decode_entry, encode_entry
 from chatstores.errors import (
@@ -121,6 +122,10 @@ class Log:
                 return True
             return self._under_lock(fcntl.LOCK_SH, self._read_on) is not None
 
+    def check_directory(self) -> None:
+        """Raise an OSError if there is no directory that the files could be in."""
+        os.stat(f"{self.path.parent}/.")
+
     def commit(self, namespace: str, key: str, command: Command) -> Outcome | None:
         """Do a command, and have it on the disk."""
         with self.mutex:
@@ -192,7 +197,7 @@ class Log:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
     def _open_lock(self, kind: int) -> int | None:
-        """The lock's descriptor; None for a reader in a folder where it may not write."""
+        """The lock's descriptor; None for a reader in a directory where it may not write."""
         try:
             return os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
@@ -211,8 +216,8 @@ class Log:
     def _refuse_missing(self) -> None:
         if not self._create:
             raise NotSetUpError(
-                f"there is no {self.path} and create=False: run setup() once with create=True "
-                f"(chatstores setup --url json:///{self.path})"
+                f"there is no {self.path}, and create is false: 'chatstores setup --url "
+                f"json:///{quote(str(self.path))}' or setup() of a store with create=True makes it"
             )
 
     def _prepare(self) -> bool:
@@ -286,7 +291,7 @@ class Log:
         except NotOurs as exc:
             raise BackendMismatchError(
                 f"{self.path} is not a store's file: {exc}; name another file, or load() it if it "
-                "is a snapshot"
+                "is a snapshot or LlamaIndex's"
             ) from None
         except ValueError as exc:
             raise CorruptRecordError("", None, f"in {self.path} is damaged: {exc}") from None
@@ -305,7 +310,7 @@ class Log:
                 self._hold_checkpoint(os.dup(file.fileno()))
             os.replace(temporary, self.path)
             journal = Journal.create(self._journal_path, generation, self._sync)
-            self._sync_folder()
+            self._sync_directory()
         except OSError:
             self.close()  # whichever of the two files is new: read both again
             raise
@@ -313,7 +318,7 @@ class Log:
             self._journal.close()
         self._generation, self._journal = generation, journal
 
-    def _sync_folder(self) -> None:
+    def _sync_directory(self) -> None:
         if self._sync:
             fd = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -323,13 +328,17 @@ class Log:
 
     def error(self, exc: OSError) -> ChatStoreError | None:
         """What an error of the file system means, if it is not a passing one."""
-        name = exc.filename or self.path
+        name = exc.filename if isinstance(exc.filename, str | Path) else self.path
         if isinstance(exc, PermissionError) or exc.errno == errno.EROFS:
             return PermissionDeniedError(f"{name} cannot be read or written by this user")
         if isinstance(exc, IsADirectoryError):
-            return BackendMismatchError(f"{name} is a folder; name a file in it")
+            return BackendMismatchError(f"{name} is a directory; name a file in it")
         if isinstance(exc, FileNotFoundError | NotADirectoryError):
-            return BackendMismatchError(f"there is no folder {self.path.parent}: create it first")
+            return BackendMismatchError(
+                f"there is no directory {self.path.parent}: create it first"
+            )
+        if exc.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return BackendMismatchError(f"{name}: {exc.strerror}")
         return None
 
 

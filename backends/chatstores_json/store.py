@@ -20,7 +20,7 @@ from chatstores.state import Command, Head, Outcome, Snapshot, now_us
 from chatstores.store import ChatStore
 from chatstores.transport import AsyncTransport, SyncTransport, Transport
 from chatstores.types import Capabilities
-from chatstores.url import StoreURL, parse_bool
+from chatstores.url import StoreURL, parse_bool, parse_options
 from chatstores_json.log import Log
 
 __all__ = ["JsonChatStore"]
@@ -60,9 +60,9 @@ class JsonChatStore(ChatStore):
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = True, **options: Any) -> None:
         super().__init__(**options)
-        self._path = Path(path).expanduser().absolute()
-        self._sync = sync
-        self._log = Log(self._path, self._create, sync)
+        self._path = _absolute(path)
+        self._sync: bool = parse_options({"sync": sync}, self._options, "json://")["sync"]
+        self._log = Log(self._path, self._create, self._sync)
 
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
@@ -73,8 +73,6 @@ class JsonChatStore(ChatStore):
                 f"when it is absolute: json:///{path}, json:////{path}"
             )
         path = url.path.removeprefix("/")
-        if not path or path.endswith("/"):
-            raise InvalidURLError("json:// needs a file: json:///chats.json")
         if url.password is not None:
             raise InvalidURLError("a JSON file has no password")
         return cls(path, **options)
@@ -173,9 +171,33 @@ class JsonChatStore(ChatStore):
 
     async def _ping(self, t: Transport) -> None:
         await self._patiently(t, self._log.catch_up)
+        await t.offload(self._log.check_directory)
 
     def _error(self, exc: BaseException) -> ChatStoreError:
         assert isinstance(exc, OSError)
         return self._log.error(exc) or BackendUnavailableError(
             f"{self._path} cannot be used now: {exc.strerror or exc}"
         )
+
+
+def _absolute(path: Any) -> Path:
+    """The path of a store's file.
+
+    Raises:
+        InvalidURLError: it is none.
+    """
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        kind = type(path).__name__
+        raise InvalidURLError(f"path must be a str or a pathlib.Path, not {kind}")
+    if "://" in text:
+        raise InvalidURLError("path is a file's; a URL is opened by open_store()")
+    if not text or text.endswith("/"):
+        raise InvalidURLError("json:// needs a file: json:///chats.json")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise InvalidURLError(f"there is no home directory for {text!r}") from None

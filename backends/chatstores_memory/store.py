@@ -62,6 +62,8 @@ class MemoryChatStore(ChatStore):
     )
 
     def __init__(self, name: str | None = None, **options: Any) -> None:
+        if name is not None and (not isinstance(name, str) or not name or "://" in name):
+            raise InvalidURLError("name must be a str that is not empty, and no URL, or None")
         super().__init__(**options)
         self._name = name
         self._sessions = _Sessions() if name is None else _shared.setdefault(name, _Sessions())

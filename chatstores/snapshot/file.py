@@ -16,7 +16,7 @@ from chatstores.errors import (
     InvalidArgumentError,
     PermissionDeniedError,
 )
-from chatstores.snapshot.formats import Session
+from chatstores.snapshot.formats import STORES, Session
 
 __all__ = ["Output", "Source"]
 
@@ -113,6 +113,12 @@ class Output:
         _check_regular(self._name, former)
         if not os.access(self._place, os.W_OK):
             raise PermissionDeniedError(f"no permission to write {self._name!r}")
+        with contextlib.suppress(PermissionError), open(self._place, "rb") as file:
+            if file.read(max(map(len, STORES))).startswith(STORES):
+                raise InvalidArgumentError(
+                    f"{self._name!r} is a file of a json:// store, whose sessions would be lost: "
+                    "name another file for the snapshot"
+                )
         return former
 
     def _refuse_if_over(self) -> None:

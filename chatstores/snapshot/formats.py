@@ -11,10 +11,13 @@ from chatstores.errors import CorruptRecordError, MessageTooLargeError
 from chatstores.message import ChatMessage
 from chatstores.state import Restore, Snapshot
 
-__all__ = ["DECODED", "Session", "Writer", "too_large"]
+__all__ = ["DECODED", "STORES", "Session", "Writer", "too_large"]
 
 #: Messages are decoded so many at a time.
 DECODED = 500
+#: What the files of a json:// store begin with. They are no snapshots, and no snapshot may take
+#: their place.
+STORES = (b'{"format":"chatstores",', b'{"journal":"chatstores",')
 
 
 class Session(NamedTuple):

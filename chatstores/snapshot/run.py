@@ -8,12 +8,17 @@ from functools import partial
 from typing import IO, Any
 
 from chatstores.codec import Unreadable, decode, decode_metadata
-from chatstores.errors import ConflictError, InvalidArgumentError, SessionExistsError
+from chatstores.errors import (
+    ConflictError,
+    CorruptSnapshotError,
+    InvalidArgumentError,
+    SessionExistsError,
+)
 from chatstores.message import ChatMessage
 from chatstores.operations import Operations
 from chatstores.snapshot import lines, llama_index
 from chatstores.snapshot.file import Output, Source
-from chatstores.snapshot.formats import Session, Writer
+from chatstores.snapshot.formats import STORES, Session, Writer
 from chatstores.state import Head, Snapshot
 from chatstores.transport import Transport
 
@@ -158,6 +163,11 @@ def _parse(
     file.seek(0)
     if begin == lines.HEADER:
         return lines.read(name, file, limit)
+    if begin.startswith(STORES):
+        raise CorruptSnapshotError(
+            f"{name!r} is no snapshot but a file of a json:// store: open that store by its URL "
+            "and persist() it to another file"
+        )
     return llama_index.read(name, file, limit, ttl)
 
 

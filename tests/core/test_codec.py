@@ -267,7 +267,7 @@ UNSTORABLE: list[tuple[Any, str]] = [
     ("\ud800", "lone surrogate"),
     ("a\udfff", "lone surrogate at character 1"),
     ({"\ud800": 1}, "lone surrogate"),
-    ({1: 2}, "the key 1, a int"),
+    ({1: 2}, "the key 1 of type int"),
     ({None: 2}, "the key None"),
     ({True: 2}, "the key True"),
     (datetime(2024, 1, 1, tzinfo=UTC), "datetime"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import pickle
 import time
 import traceback
 from collections import deque
@@ -439,6 +441,7 @@ KEYS_REFUSED: list[tuple[Any, str]] = [
 ]
 
 MESSAGE = ChatMessage("x", id="1")
+SDK_MESSAGE = type("ChatCompletionMessage", (), {"__module__": "openai.types.chat"})()
 
 WITH_A_KEY: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "add_message": ((MESSAGE,), {}),
@@ -527,7 +530,15 @@ def test_w9_every_write_is_refused_at_another_version(name: str) -> None:
         ("add_message", (None,), {}, InvalidMessageError, "must be a ChatMessage, not NoneType"),
         ("add_message", ([MESSAGE],), {}, InvalidMessageError, "must be a ChatMessage, not list"),
         ("add_message", ({"content": "x"},), {}, InvalidMessageError, "ChatMessage, not dict"),
-        ("add_messages", (MESSAGE,), {}, InvalidMessageError, "must be a list of ChatMessage"),
+        ("add_message", (("user", "x"),), {}, InvalidMessageError, "the text before the role"),
+        (
+            "add_message",
+            (SDK_MESSAGE,),
+            {},
+            InvalidMessageError,
+            r"from_openai\(message.model_dump",
+        ),
+        ("add_messages", (MESSAGE,), {}, InvalidMessageError, "not ChatMessage: put it in a list"),
         ("add_messages", ("text",), {}, InvalidMessageError, "must be a list of ChatMessage"),
         ("add_messages", ({},), {}, InvalidMessageError, "must be a list of ChatMessage"),
         ("add_messages", (None,), {}, InvalidMessageError, "must be a list of ChatMessage"),
@@ -539,7 +550,8 @@ def test_w9_every_write_is_refused_at_another_version(name: str) -> None:
         ("replace_message", ("1",), {}, InvalidMessageError, "must be a ChatMessage"),
         ("delete_message", (), {}, InvalidArgumentError, "exactly one"),
         ("delete_message", (0,), {"id": "1"}, InvalidArgumentError, "exactly one"),
-        ("delete_message", ("0",), {}, InvalidArgumentError, "index must be a whole number"),
+        ("delete_message", ("0",), {}, InvalidArgumentError, "number, not str: an id is given by"),
+        ("delete_message", (MESSAGE,), {}, InvalidArgumentError, "an id is given by id="),
         ("delete_message", (0.0,), {}, InvalidArgumentError, "index must be a whole number"),
         ("delete_message", (True,), {}, InvalidArgumentError, "index must be a whole number"),
         ("delete_message", (), {"id": 1}, InvalidArgumentError, "id must be a str"),
@@ -549,7 +561,8 @@ def test_w9_every_write_is_refused_at_another_version(name: str) -> None:
         ("delete_oldest", (True,), {}, InvalidArgumentError, "n must be a whole number"),
         ("delete_oldest", (None,), {}, InvalidArgumentError, "n must be a whole number"),
         ("delete_after", (5,), {}, InvalidArgumentError, "id must be a str"),
-        ("delete_after", (None,), {}, InvalidArgumentError, "id must be a str"),
+        ("delete_after", (None,), {}, InvalidArgumentError, "id must be a str, not NoneType"),
+        ("delete_after", (MESSAGE,), {}, InvalidArgumentError, "give message.id"),
         ("set_metadata", (None,), {}, InvalidMessageError, "metadata must be a dict"),
         ("set_metadata", ([],), {}, InvalidMessageError, "metadata must be a dict"),
         ("set_metadata", ({"chatstores.x": 1},), {}, InvalidMessageError, "library's own"),
@@ -560,7 +573,7 @@ def test_w9_every_write_is_refused_at_another_version(name: str) -> None:
         ("get_messages", (), {"first": -1}, InvalidArgumentError, "first must be"),
         ("get_messages", (), {"first": 1.0}, InvalidArgumentError, "first must be"),
         ("get_messages", (), {"first": 1, "last": 1}, InvalidArgumentError, "not both"),
-        ("page", (), {"limit": 0}, InvalidArgumentError, "limit must be at least 1"),
+        ("page", (), {"limit": 0}, InvalidArgumentError, "limit must be a whole number, 1 or more"),
         ("page", (), {"limit": -1}, InvalidArgumentError, "limit must be"),
         ("page", (), {"limit": "5"}, InvalidArgumentError, "limit must be"),
         ("page", (), {"before": ""}, InvalidArgumentError, "before must be the cursor"),
@@ -586,6 +599,20 @@ def test_a_wrong_argument_is_refused_before_anything_is_sent(
 
 
 @forms
+def test_key_and_message_in_the_wrong_order(form: str) -> None:
+    store = Scripted()
+    with pytest.raises(InvalidKeyError, match="not ChatMessage: it comes first, then the message"):
+        call(store, "add_message", form, MESSAGE, "k")
+    assert store.attempts == 0
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_store_is_not_pickled_or_copied(way: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match="a Scripted cannot be pickled or copied: open its URL"):
+        way(Scripted())
+
+
+@forms
 @pytest.mark.parametrize(
     ("name", "args", "named", "error", "why"),
     [
@@ -593,7 +620,13 @@ def test_a_wrong_argument_is_refused_before_anything_is_sent(
         ("get_keys", (b"a",), {}, InvalidKeyError, "prefix must be a str"),
         ("get_keys", ("a\0",), {}, InvalidKeyError, "NUL"),
         ("get_keys", ("\ud800",), {}, InvalidKeyError, "lone surrogate"),
-        ("list_sessions", (), {"limit": 0}, InvalidArgumentError, "limit must be at least 1"),
+        (
+            "list_sessions",
+            (),
+            {"limit": 0},
+            InvalidArgumentError,
+            "limit must be a whole number, 1 or more",
+        ),
         ("list_sessions", (), {"limit": "5"}, InvalidArgumentError, "limit must be"),
         ("list_sessions", (), {"before": "x"}, InvalidArgumentError, "before must be the cursor"),
         ("list_sessions", (), {"before": 5}, InvalidArgumentError, "before must be the cursor"),

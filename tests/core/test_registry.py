@@ -6,6 +6,7 @@ import importlib.metadata
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from chatstores import ChatMessage, ChatStore, open_store, registry
 from chatstores.errors import InvalidURLError, MissingDependencyError, UnknownBackendError
+from chatstores_json import JsonChatStore
 from chatstores_memory import MemoryChatStore
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +87,33 @@ def test_u5_what_is_wrong_is_said_by_open_store(
 ) -> None:
     with pytest.raises(InvalidURLError, match=why):
         open_store(url, **options)
+
+
+@pytest.mark.parametrize("owner", [ChatStore, JsonChatStore])
+def test_u5_a_class_opens_its_own_urls_only(owner: type[ChatStore]) -> None:
+    with pytest.raises(InvalidURLError, match=f"memory:// is no URL of {owner.__name__}: open_st"):
+        owner.from_url("memory://")
+    with pytest.raises(NotImplementedError):
+        ChatStore.from_url("another://")
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda: MemoryChatStore("memory://name"), "name must be .* no URL"),
+        (lambda: MemoryChatStore(""), "name must be"),
+        (lambda: MemoryChatStore(3), "name must be"),
+        (lambda: JsonChatStore("json:///chats.json"), r"a URL is opened by open_store\(\)"),
+        (lambda: JsonChatStore(3), "path must be a str or a pathlib.Path, not int"),
+        (lambda: JsonChatStore(""), "json:// needs a file"),
+        (lambda: JsonChatStore(b"x.json"), "path must be a str or a pathlib.Path, not bytes"),
+        (lambda: JsonChatStore("x.json", sync="sometimes"), "sync: must be true or false"),
+        (lambda: JsonChatStore("~no-such-user/x.json"), "no home directory"),
+    ],
+)
+def test_u5_what_is_wrong_is_said_by_a_class(call: Callable[[], ChatStore], why: str) -> None:
+    with pytest.raises(InvalidURLError, match=why):
+        call()
 
 
 def test_u5_a_port_means_nothing_to_memory() -> None:

@@ -23,7 +23,14 @@ import pytest
 from llama_index.core.llms import ChatMessage as LlamaMessage
 from llama_index.core.storage.chat_store import SimpleChatStore
 
-from chatstores import ChatMessage, ImageBlock, TextBlock, ToolCallBlock, UnknownBlock
+from chatstores import (
+    ChatMessage,
+    ImageBlock,
+    TextBlock,
+    ToolCallBlock,
+    UnknownBlock,
+    open_store,
+)
 from chatstores.codec import encode
 from chatstores.errors import (
     ChatStoreError,
@@ -776,6 +783,29 @@ def test_a_read_only_file_is_not_replaced():
             small().persist(path)
         assert loaded(path).get_keys() == ["a", "b"]
         assert leftovers(path) == []
+
+
+@pytest.mark.parametrize("format", ["chatstores", "llama_index"])
+@pytest.mark.parametrize("file", ["chats.json", "chats.json.journal", "link"])
+def test_a_stores_own_file_is_not_replaced(tmp_path, file, format):
+    (tmp_path / "link").symlink_to(tmp_path / "chats.json")
+    with open_store(f"json:///{tmp_path}/chats.json") as store:
+        store.add_message("k", ChatMessage("x"))
+        for other in [store, small()]:
+            with pytest.raises(InvalidArgumentError, match="of a json:// store, whose sessions wo"):
+                other.persist(tmp_path / file, format=format)
+    with open_store(f"json:///{tmp_path}/chats.json") as store:
+        assert store.count_messages("k") == 1
+        store.persist(tmp_path / "snapshot")
+        store.persist(tmp_path / "snapshot")
+
+
+def test_a_stores_own_file_is_no_snapshot(tmp_path):
+    with open_store(f"json:///{tmp_path}/chats.json") as store:
+        store.add_message("k", ChatMessage("x"))
+    for file in ["chats.json", "chats.json.journal"]:
+        with pytest.raises(CorruptSnapshotError, match="a file of a json:// store: open that sto"):
+            small().load(tmp_path / file)
 
 
 @pytest.mark.parametrize("value", ["json", "", None, 1, ["chatstores"], "Chatstores"], ids=str)

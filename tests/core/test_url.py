@@ -77,6 +77,8 @@ def test_the_parts_of_a_url(url: str, parts: tuple[Any, ...] | None) -> None:
         ("redis://u:p@/0", "no host after the '@'"),
         ("redis://h?a=1&a=2", "'a' twice"),
         ("json:///x#y", "percent-encoded"),
+        ("json:///x.json&ttl=7d", r"follows a '\?', not an '&'"),
+        ("redis://h/0&ttl=7d?db=1", r"follows a '\?', not an '&'"),
     ],
 )
 def test_u5_a_wrong_url_says_which_part(url: Any, why: str) -> None:
