@@ -96,6 +96,11 @@ class Fold:
         sessions = [(key, state.head()) for _, key, state in islice(found, limit)]
         return RecentPage(sessions, found[limit - 1][:2] if len(found) > limit else None)
 
+    def expired(self, namespace: str, now: int) -> Sequence[str]:
+        """The keys of the sessions whose time is over, and whose end nobody has seen yet."""
+        sessions = self.namespaces.get(namespace, {})
+        return [key for key, state in sessions.items() if state.alive and not state.is_live(now)]
+
     def purge(self, namespace: str, now: int) -> int:
         """End the sessions whose time is over, forget old markers; how many were ended."""
         sessions = self.namespaces.get(namespace, {})

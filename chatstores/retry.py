@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-__all__ = ["CONTENTION_LIMIT", "Deadline", "NotDone", "attempt_seconds"]
+__all__ = ["CONTENTION_LIMIT", "Busy", "Deadline", "NotDone", "attempt_seconds"]
 
 #: How long a write goes on losing to other writers, in seconds (the contract's U3).
 CONTENTION_LIMIT = 30.0
@@ -20,6 +20,14 @@ class NotDone(Exception):
     """A transport's word that the engine did nothing: not reached, or it refused to begin.
 
     Raised ``from`` the driver's error. The same command may be sent again without a question.
+    """
+
+
+class Busy(Exception):
+    """A hook's word that another writer was first, or holds the lock; the engine did nothing.
+
+    Its text says who. The same hook is called again until ``CONTENTION_LIMIT``, with pauses from
+    1 ms to 20 ms: raise it at once, and wait for no lock yourself.
     """
 
 
@@ -63,7 +71,3 @@ class Deadline:
         self._pause = min(self._pause * 2, self._longest)
         left = self._end - time.monotonic() - _LAST_ATTEMPT
         return min(seconds, left) if left > 0 else None
-
-    def age_us(self) -> int:
-        """Microseconds since the call began."""
-        return int((time.monotonic() - self._began) * 1_000_000) + 1
