@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -20,6 +22,7 @@ from chatstores.errors import (
     BackendUnavailableError,
     InvalidURLError,
     OutcomeUnknownError,
+    PermissionDeniedError,
 )
 from chatstores_redis import RedisChatStore
 from tests.backends.redis_harness import bucket
@@ -28,6 +31,7 @@ from tests.servers.certificates import certificates
 from tests.servers.redis import RedisServer
 from tests.servers.redis_sets import RedisCluster, RedisSentinel
 
+DOCS = Path(__file__).parents[2] / "docs"
 PASSWORD_IN_URL = quote(PASSWORD, safe="")
 
 
@@ -214,6 +218,20 @@ def test_cluster(cluster: RedisCluster) -> None:
         store.add_message("k", ChatMessage("3"))
         assert store.count_messages("k") == 3
         assert store.url.startswith("redis+cluster://127.0.0.1:")
+
+
+def test_the_rights_that_docs_redis_says(cluster: RedisCluster) -> None:
+    [line] = re.findall(r"^ACL SETUSER bot .*$", (DOCS / "redis.md").read_text(), re.MULTILINE)
+    with RedisServer() as server:
+        for one in [server, *(member.server for member in cluster.members)]:
+            with one.client() as client:
+                client.execute_command(line)
+        url = f"redis://bot:password@127.0.0.1:{server.port}"
+        works(open_store(url))
+        with pytest.raises(PermissionDeniedError, match="it needs the keys other:"):
+            open_store(url, prefix="other").add_message("k", ChatMessage("x"))
+        nodes = cluster.url.rpartition("@")[2]
+        works(open_store(f"redis+cluster://bot:password@{nodes}", wait=1))
 
 
 def test_a_node_of_a_cluster_is_no_server(cluster: RedisCluster) -> None:
