@@ -3,9 +3,8 @@
 An entry is ``<crc32> <header>[TAB<message>...]``. The header and the messages are JSON, which holds
 no raw tab or newline, so the messages stand in it as they are stored, and an entry is one line.
 
-Only a command that changed its session belongs into a log. Folded again in their order, with
-`Fold.state` and `SessionState.apply` or with `Fold.commit`, the entries give the same sessions, and
-the same answer to a command that is sent again.
+`Fold.commit_logged` says what belongs into a log, and `Fold.replay` does it again: in their order,
+the entries give the same sessions, and the same answer to a command that is sent again.
 """
 
 from __future__ import annotations

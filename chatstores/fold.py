@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from chatstores.codec import Unreadable, decode_one
+from chatstores.entries import decode_entry, encode_entry
 from chatstores.operations import KeyPage, RecentPage
 from chatstores.state import Command, Delete, Head, Outcome, SessionState, Snapshot
 
@@ -43,6 +44,30 @@ class Fold:
                 except Unreadable:
                     return Outcome(state.version, refusal="corrupt", detail=str(index))
         return state.apply(command, now)
+
+    def commit_logged(
+        self, namespace: str, key: str, command: Command, now: int
+    ) -> tuple[Outcome, bytes | None]:
+        """`commit`, and the entry that a log must keep; None if there is nothing to keep.
+
+        What was refused is not kept, even if it found its session expired: who folds the log ends
+        the session at the same time, and would not know again why the command was refused.
+        """
+        state = self.state(namespace, key)
+        before = state.version
+        outcome = self.commit(namespace, key, command, now)
+        if outcome.refusal is not None or state.version == before:
+            return outcome, None
+        return outcome, encode_entry(namespace, key, command, now)
+
+    def replay(self, entry: bytes) -> None:
+        """Do again what an entry of a log says.
+
+        Raises:
+            ValueError: it is not readable.
+        """
+        namespace, key, command, time = decode_entry(entry)
+        self.state(namespace, key).apply(command, time)
 
     def read(
         self, namespace: str, key: str, first: int | None, last: int | None, now: int

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from chatstores.entries import decode_entry, encode_entry
 from chatstores.errors import (
     BackendMismatchError,
     ChatStoreError,
@@ -143,11 +142,9 @@ class Log:
 
     def _commit(self, namespace: str, key: str, command: Command) -> Outcome:
         self._prepare()
-        state = self.fold.state(namespace, key)
-        before, now = state.version, now_us()
-        outcome = self.fold.commit(namespace, key, command, now)
-        if state.version != before:
-            self._append(encode_entry(namespace, key, command, now) + b"\n")
+        outcome, entry = self.fold.commit_logged(namespace, key, command, now_us())
+        if entry is not None:
+            self._append(entry + b"\n")
         return outcome
 
     def _purge(self, namespace: str) -> int:
@@ -216,7 +213,7 @@ class Log:
     def _refuse_missing(self) -> None:
         if not self._create:
             raise NotSetUpError(
-                f"there is no {self.path}, and create is false: 'chatstores setup --url "
+                f"there is no {self.path}: 'chatstores setup --url "
                 f"json:///{quote(str(self.path))}' or setup() of a store with create=True makes it"
             )
 
@@ -243,7 +240,7 @@ class Log:
         try:
             lines, cut_off = journal.read_more()
             for line in lines:
-                self._fold_line(line)
+                self.fold.replay(line)
                 journal.offset += len(line) + 1
         except ValueError as exc:
             raise CorruptRecordError(
@@ -252,10 +249,6 @@ class Log:
         if cut_off and repair:
             journal.cut_off(self._sync)
         return True
-
-    def _fold_line(self, line: bytes) -> None:
-        namespace, key, command, time = decode_entry(line)
-        self.fold.state(namespace, key).apply(command, time)
 
     def _open_anew(self, repair: bool) -> None:
         self._start_anew()

@@ -51,6 +51,17 @@ def test_l1_an_expired_session_reads_as_none(harness: Harness, open_api: OpenApi
 
 
 @pytest.mark.clause("L1")
+def test_l1_what_an_expired_session_refused_is_nowhere(harness: Harness, open_api: OpenApi) -> None:
+    api = open_api(ttl=SHORT)
+    version = add_texts(api, "k", "old").version
+    harness.advance(WAIT)
+    with pytest.raises(ConflictError):
+        api.add_message("k", ChatMessage("late"), expected_version=version)
+    assert api.get_messages("k") == []
+    assert open_api().get_messages("k") == []  # nor for who folds a log from its beginning
+
+
+@pytest.mark.clause("L1")
 def test_l1_a_new_life_has_a_higher_version_and_nothing_of_the_old(
     harness: Harness, open_api: OpenApi
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chatstores import ChatMessage
 from chatstores.codec import encode
@@ -78,8 +80,67 @@ def test_a_fold_of_entries_answers_a_command_again() -> None:
         Record(message.id, encode(message)) for message in (ChatMessage("1"), ChatMessage("2"))
     ]
     commands = [Command(1, Append(records)), Command(2, Delete("last")), Command(3, Clear())]
-    outcomes = [fold.commit("n", "k", command, 10 + n) for n, command in enumerate(commands)]
+    outcomes = []
     for n, command in enumerate(commands):
-        entry = decode_entry(encode_entry("n", "k", command, 10 + n))
-        again.state(entry.namespace, entry.key).apply(entry.command, entry.time)
+        outcome, entry = fold.commit_logged("n", "k", command, 10 + n)
+        outcomes.append(outcome)
+        assert entry is not None
+        again.replay(entry)
     assert [again.commit("n", "k", command, 99) for command in commands] == outcomes
+
+
+def test_what_changes_nothing_is_not_logged() -> None:
+    fold = Fold()
+    _, entry = fold.commit_logged("n", "k", Command(1, Append([ONE])), 10)
+    assert entry is not None
+    for number, command in enumerate(
+        [
+            Command(1, Append([ONE])),  # done before
+            Command(2, Append([ONE])),  # there already
+            Command(3, Append([TWO]), 99),  # a conflict
+            Command(4, Delete("index", 7)),
+            Command(5, Delete("after", "x")),
+        ]
+    ):
+        assert fold.commit_logged("n", "k", command, 11 + number)[1] is None
+
+
+def test_what_an_expired_session_refused_is_not_logged() -> None:
+    fold = Fold()
+    first, _ = fold.commit_logged("n", "k", Command(1, Append([ONE]), ttl=5), 10)
+    late = Command(2, Append([TWO]), first.version)
+    outcome, entry = fold.commit_logged("n", "k", late, 20)
+    assert outcome.refusal == "conflict"
+    assert entry is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 4),  # microseconds since the command before
+            st.sampled_from(ACTIONS),
+            st.sampled_from(["any", "met", "not met"]),
+            st.sampled_from([None, 1, 3]),  # the ttl
+            st.booleans(),  # whether it is an attempt that may have been made before
+        ),
+        max_size=40,
+    )
+)
+@settings(deadline=None)
+def test_a_fold_of_the_log_is_the_fold_that_wrote_it(
+    steps: list[tuple[int, Action, str, int | None, bool]],
+) -> None:
+    fold, again, now = Fold(), Fold(), 1000
+    for number, (passed, action, expects, ttl, late) in enumerate(steps):
+        now += passed
+        head = fold.head("n", "k", now)
+        version = head.version if head else 0
+        expected = {"any": None, "met": version, "not met": version + 1}[expects]
+        command = Command(number, action, expected, ttl, age=5 if late else 0)
+        _, entry = fold.commit_logged("n", "k", command, now)
+        if entry is not None:
+            again.replay(entry)
+        for time in [now, now + 2]:
+            assert again.snapshot("n", "k", None, None, time) == fold.snapshot(
+                "n", "k", None, None, time
+            )

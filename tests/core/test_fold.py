@@ -235,6 +235,19 @@ def test_purge_counts_the_expired_once() -> None:
     assert keys(fold, now=START + 101) == ["c", "d"]
 
 
+def test_the_expired_are_those_whose_end_nobody_saw() -> None:
+    fold = Fold()
+    assert fold.expired(SPACE, START) == []
+    for key in "abc":
+        write(fold, key, ttl=100)
+    write(fold, "d")
+    do(fold, "a", Clear())
+    assert fold.expired(SPACE, START + 100) == []
+    assert fold.expired(SPACE, START + 101) == ["b", "c"]
+    do(fold, "b", Clear(), START + 101)
+    assert fold.expired(SPACE, START + 101) == ["c"]
+
+
 def test_purge_does_not_take_a_session_that_was_revived() -> None:
     fold = Fold()
     write(fold, "a", ttl=100)
