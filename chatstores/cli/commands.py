@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from pydantic_core import to_jsonable_python
 
-from chatstores import snapshot
+from chatstores import __version__, snapshot
 from chatstores.cli.conversation import message_lines, session_lines
 from chatstores.cli.output import Counter, clean, counted, moment, say, write, write_json
 from chatstores.errors import (
@@ -32,6 +32,7 @@ from chatstores.registry import open_store
 from chatstores.store import ChatStore
 from chatstores.transport import run_sync
 from chatstores.types import SessionInfo
+from chatstores.url import parse_url
 
 __all__ = ["run"]
 
@@ -72,12 +73,21 @@ def run(arguments: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+#: Options that each command has, and the program itself has not.
+_OF_COMMANDS = ("--url", "--namespace", "--timeout", "--json")
+
+
 def _usage(exc: Any, arguments: list[str]) -> int:
     text = exc.format_message().rstrip(".")
-    if "\n" in text:  # no command at all: this is the help
+    if text.startswith("Usage:"):  # no command at all: this is the help
         print(text, file=sys.stderr)
         return USAGE
-    text = text.replace(": Value error, ", ": ")  # pydantic's way to say it
+    text = " ".join(text.split()).replace(": Value error, ", ": ")  # pydantic's way to say it
+    given = any(word.startswith("--url") for word in arguments)
+    if exc.ctx and exc.ctx.parent is None and getattr(exc, "option_name", "") in _OF_COMMANDS:
+        text += f"; {exc.option_name} follows the command"
+    elif "unexpected extra argument" in text and "://" in "".join(arguments) and not given:
+        text += "; the store's URL is given by --url"
     for argument in arguments:
         if "://" in argument:  # it may hold a password
             text = text.replace(argument, "URL")
@@ -141,6 +151,21 @@ def _explain(exc: ChatStoreError) -> str:
     return str(exc)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        write(f"chatstores {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What the program itself takes; its help is the app's."""
+
+
 # What commands take.
 
 
@@ -179,7 +204,10 @@ Namespace = Annotated[
 ]
 Timeout = Annotated[
     str | None,
-    typer.Option(help="Seconds of silence after which a call ends, or such as 30s; 5 by default."),
+    typer.Option(
+        help="How long a silent server is waited for: seconds, or such as 500ms; 5 by default.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Key = Annotated[
@@ -221,8 +249,10 @@ class From(Enum):
 
 
 @contextlib.contextmanager
-def _opened(url: str | None, namespace: str | None, timeout: str | None) -> Iterator[ChatStore]:
-    """The store, closed at the end."""
+def _opened(
+    url: str | None, namespace: str | None, timeout: str | None, *, create: bool | None = None
+) -> Iterator[ChatStore]:
+    """The store, closed at the end; ``create=False`` for commands that only read one."""
     if not url:
         raise InvalidURLError(
             "which store? Give --url or set CHATSTORES_URL, for example "
@@ -231,6 +261,8 @@ def _opened(url: str | None, namespace: str | None, timeout: str | None) -> Iter
     password = os.environ.get("CHATSTORES_PASSWORD") or None
     options: dict[str, Any] = {"namespace": namespace, "timeout": timeout, "password": password}
     try:
+        if create is not None and "create" not in parse_url(url).query:
+            options["create"] = create
         store = open_store(url, **options)
     except InvalidURLError as exc:
         if password and "password" in str(exc):
@@ -301,7 +333,7 @@ def keys(
     """Print the sessions' keys, in byte order."""
     if prefix and recent is not None:
         raise typer.BadParameter("--recent lists all keys: it takes no PREFIX")
-    with _opened(url, namespace, timeout) as store:
+    with _opened(url, namespace, timeout, create=False) as store:
         if recent is not None:
             for info in store.list_sessions(limit=recent).sessions:
                 if as_json:
@@ -339,7 +371,7 @@ def show(
 
     With --json, the first line is the session, each further one a message.
     """
-    with _opened(url, namespace, timeout) as store:
+    with _opened(url, namespace, timeout, create=False) as store:
         info = store.get_session(key)
         if info is None:
             raise InvalidArgumentError(f"there is no session {key!r}; see 'chatstores keys'")
@@ -368,7 +400,7 @@ def persist(
 ) -> None:
     """Write every session to a file. A former one is replaced when the new one is whole."""
     counter = Counter("writing")
-    with _opened(url, namespace, timeout) as store, counter.shown():
+    with _opened(url, namespace, timeout, create=False) as store, counter.shown():
         t = store._transports.sync()
         run_sync(snapshot.persist(store, t, file, format.value, counter))
     if as_json:
@@ -391,10 +423,10 @@ def load(
     ] = OnExisting.error,
     as_json: Json = False,
 ) -> None:
-    """Restore every session of a file, which is checked to its end before.
+    """Restore every session of a file.
 
-    A session that is there as in the file is passed over: a load that was interrupted is finished
-    by the same command again.
+    The file is checked to its end before. A session that is there as in the file is passed over: a
+    load that was interrupted is finished by the same command again.
     """
     counter = Counter("restoring")
     with _opened(url, namespace, timeout) as store, counter.shown():
@@ -412,7 +444,7 @@ def purge(
     url: Url = None, namespace: Namespace = None, timeout: Timeout = None, as_json: Json = False
 ) -> None:
     """Remove what is left of expired sessions."""
-    with _opened(url, namespace, timeout) as store:
+    with _opened(url, namespace, timeout, create=False) as store:
         purged = store.purge_expired()
     if as_json:
         write_json({"purged": purged})
@@ -429,7 +461,7 @@ def doctor(
 
     counter = Counter("reading")
     found = []
-    with _opened(url, namespace, timeout) as store, counter.shown():
+    with _opened(url, namespace, timeout, create=False) as store, counter.shown():
         for error in unreadable(store, counter):
             found.append(error)
     records = [{"key": e.key, "position": e.position, "reason": e.reason} for e in found]

@@ -15,6 +15,7 @@ from chatstores import (
     ThinkingBlock,
     ToolCallBlock,
     UnknownBlock,
+    __version__,
     open_store,
 )
 from chatstores.cli import commands, sources
@@ -83,6 +84,10 @@ def test_a_server_that_is_away_is_one_line(cli, command, tmp_path):
         (["load", "x", "--on-existing", "merge", "--url", "memory://"], "replace"),
         (["persist", "x", "--format", "xml", "--url", "memory://"], "llama_index"),
         (["import", "--from", "lama", "x", "--url", "memory://"], "llama-index"),
+        (["import", "x", "--url", "memory://"], "'--from'. Choose from: langchain-redis, llama-"),
+        (["--url", "memory://", "ping"], "--url follows the command"),
+        (["ping", "redis://:geheim@h"], "(URL); the store's URL is given by --url; see"),
+        (["ping", "x", "--url", "memory://"], "extra argument(s) (x); see chatstores ping"),
         (["import", "--from", "llama-index-redis", "redis://", "--url", "memory://"], "--prefix"),
     ],
 )
@@ -92,6 +97,21 @@ def test_wrong_usage(cli, arguments, said):
     assert said in told.err
     assert told.err.startswith("chatstores: ")
     assert told.err.count("\n") == 1
+
+
+def test_the_version(cli):
+    assert cli("--version") == (0, f"chatstores {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["keys", "show", "persist", "purge", "doctor"])
+def test_a_file_that_is_not_there_is_no_empty_store(cli, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = cli(command, *NEEDS.get(command, []), "--url", "json:///chatz.json")
+    assert told.code == 1
+    assert f"there is no {tmp_path}/chatz.json: 'chatstores setup --url json:///" in told.err
+    assert list(tmp_path.iterdir()) == []
+    told = cli("keys", "--url", "json:///chatz.json?create=true")
+    assert told == (0, "", "")
 
 
 def test_no_command_shows_the_help(cli):
@@ -273,7 +293,8 @@ def test_show_as_json(cli, url, store):
     assert len(lines(cli("show", "k", "--json", "--last", "0", "--url", url).out)) == 1
 
 
-def test_show_nobody(cli, url):
+def test_show_nobody(cli, url, store):
+    store.add_message("k", ChatMessage("x"))
     told = cli("show", "nobody\x1b", "--url", url)
     assert (told.code, told.out) == (1, "")
     assert told.err == "chatstores: there is no session 'nobody\\x1b'; see 'chatstores keys'\n"

@@ -86,5 +86,5 @@ def test_a_backup_can_be_loaded_and_the_oldest_goes(tmp_path: Path) -> None:
         store.load(newest)
         assert store.get_messages("ann")[0].text == "Hi!"
     told = run("nightly_backup.py", "json:///none.json", "backups", cwd=tmp_path, status=1)
-    assert "none.json, and create is false" in told
+    assert "none.json: 'chatstores setup" in told
     assert len(list(backups.iterdir())) == 7
