@@ -7,11 +7,22 @@ import copy
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Strict, Tag
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationError,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 __all__ = [
     "AudioBlock",
@@ -151,6 +162,49 @@ def _new_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+#: The usual roles. Any other text is one too.
+_ROLES = frozenset({"user", "assistant", "system", "developer", "tool"})
+
+
+def _warn_of_order(content: str | None, role: str) -> None:
+    """Text and role in the wrong order are valid, and most likely not meant."""
+    if content in _ROLES:
+        warnings.warn(
+            f"ChatMessage takes the text first: is ChatMessage(..., {content!r}) meant?",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _plain(exc: ValidationError, content: Any) -> ValidationError:
+    """The same error, in which a wrong content is one line and not one for each of its forms."""
+    lines: list[InitErrorDetails] = []
+    for line in exc.errors(include_url=False):
+        kind: str | PydanticCustomError = line["type"]
+        where = line["loc"]
+        if where[0] == "content":
+            listed = isinstance(content, list | tuple)
+            if (where[1] == "str") is listed:
+                continue  # content is the one form; this is about the other
+            where = ("content", *where[2:3], *where[4:])
+            if not listed:
+                hint = (
+                    "; from_openai() takes a message of OpenAI's" if type(content) is dict else ""
+                )
+                kind = _wrong("Input should be text, a list of blocks, or None" + hint)
+            elif len(where) == 2 and kind == "model_type":
+                kind = _wrong("Input should be a block, such as TextBlock(text=...)")
+        details: InitErrorDetails = {"type": kind, "loc": where, "input": line["input"]}
+        if "ctx" in line:
+            details["ctx"] = line["ctx"]
+        lines.append(details)
+    return ValidationError.from_exception_data(exc.title, lines, hide_input=True)
+
+
+def _wrong(text: str) -> PydanticCustomError:
+    return PydanticCustomError("content_type", text)
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -171,6 +225,10 @@ class ChatMessage(BaseModel):
 
     Raises:
         pydantic.ValidationError: an argument is of a wrong type or name.
+
+    Warns:
+        UserWarning: the text is the name of a role and the role is none: they may be in the wrong
+            order.
     """
 
     model_config = ConfigDict(
@@ -201,7 +259,12 @@ class ChatMessage(BaseModel):
         if isinstance(when, datetime) and when.tzinfo not in (None, UTC):
             # Python calls an hour that comes twice unequal to itself in any other zone.
             fields["created_at"] = when.astimezone(timezone(when.utcoffset() or timedelta(0)))
-        super().__init__(content=content, role=role, **fields)
+        if type(role) is str and role not in _ROLES and isinstance(content, str | None):
+            _warn_of_order(content, role)
+        try:
+            super().__init__(content=content, role=role, **fields)
+        except ValidationError as exc:
+            raise _plain(exc, content) from None
 
     # Validation from JSON fills the fields without a call of __init__, as for any model.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]

@@ -32,6 +32,44 @@ UTC = timezone.utc  # noqa: UP017
 # The constructor.
 
 
+@pytest.mark.parametrize("content", ["user", "assistant", "system", "developer", "tool"])
+def test_text_and_role_in_the_wrong_order(content: str) -> None:
+    with pytest.warns(UserWarning, match=rf"is ChatMessage\(..., '{content}'\) meant\?") as caught:
+        message = ChatMessage(content, "Hi!")
+    assert caught[0].filename == __file__
+    assert (message.text, message.role) == (content, "Hi!")  # it is a message all the same
+
+
+def test_no_other_text_or_role_is_warned_of() -> None:
+    for content in ["user", "tool", "Hi!", "", None, [TextBlock(text="user")]]:
+        for role in ["user", "assistant", "tool"]:
+            ChatMessage(content, role)
+    ChatMessage("Hi!", "moderator")
+    ChatMessage(None, "moderator")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (5, "content\n  Input should be text, a list of blocks, or None [type"),
+        (b"x", "content\n  Input should be text, a list of blocks, or None [type"),
+        ({"role": "user"}, "or None; from_openai() takes a message of OpenAI's [type"),
+        (["x"], "content.0\n  Input should be a block, such as TextBlock(text=...) [type"),
+        ([TextBlock(text="x"), {"type": "text"}], "content.1.text\n  Field required [type"),
+        (({"type": "text", "text": 1},), "content.0.text\n  Input should be a valid string [type"),
+    ],
+)
+def test_a_wrong_content_is_said_in_one_line(content: Any, said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ChatMessage(content)
+    assert caught.value.error_count() == 1
+    assert said in str(caught.value)
+    assert "input_value" not in str(caught.value)
+    with pytest.raises(ValidationError) as caught:
+        ChatMessage(content, 5)  # type: ignore[arg-type]
+    assert {error["loc"][0] for error in caught.value.errors()} == {"content", "role"}
+
+
 def test_a_text_is_a_users() -> None:
     message = ChatMessage("hi")
     assert (message.role, message.content, message.text) == ("user", "hi", "hi")
