@@ -163,7 +163,8 @@ def install(*arguments: str, path: str, strict: str = "") -> subprocess.Complete
 
 
 def test_install_has_nothing_to_do_or_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "redis-server").symlink_to("/bin/true")
+    for name in ("redis-server", "initdb", "ps", "pgbouncer"):
+        (tmp_path / name).symlink_to("/bin/true")
     there = install(path=str(tmp_path))
     assert (there.returncode, there.stdout, there.stderr) == (0, "", "")
     empty = str(tmp_path / "empty")

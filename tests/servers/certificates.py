@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import trustme
+
+from tests.servers import Scratch
 
 __all__ = ["Certificates", "certificates"]
 
@@ -25,8 +25,8 @@ class Certificates(NamedTuple):
 
 @cache
 def certificates() -> Certificates:
-    """Make them; the server is 127.0.0.1 and localhost."""
-    folder = Path(tempfile.mkdtemp(prefix="chatstores-certificates-"))
+    """Make them; the server is 127.0.0.1 and localhost. They go with this process."""
+    folder = Scratch("certificates").path
     authority, stranger = trustme.CA(), trustme.CA()
     parts = {"ca": authority.cert_pem, "stranger_ca": stranger.cert_pem}
     for name, issued in {
@@ -38,4 +38,5 @@ def certificates() -> Certificates:
     paths = {name: folder / f"{name}.pem" for name in parts}
     for name, path in paths.items():
         parts[name].write_to_path(path)
+        path.chmod(0o600)  # PostgreSQL refuses a key that others may read
     return Certificates(**{name: str(path) for name, path in paths.items()})

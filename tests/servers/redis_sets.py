@@ -7,15 +7,16 @@ servers and the Sentinels reach it there only, and a test can drop, delay and co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Self
 from urllib.parse import quote
 
 from redis import Redis
 from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.servers import ServerError, free_port
+from tests.servers import ServerError, free_port, wait_until
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 
@@ -24,15 +25,6 @@ __all__ = ["Member", "RedisCluster", "RedisSentinel"]
 _SLOTS = 16384
 #: Milliseconds after which a server that is silent is taken for dead.
 _DEAD_MS = 1000
-
-
-def wait_until(what: str, done: Callable[[], Any], seconds: float = 30) -> None:
-    """Return when something is so."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            raise ServerError(f"after {seconds:g} s it is not so: {what}")
-        time.sleep(0.02)
 
 
 class _Announced(RedisServer):
@@ -101,20 +93,25 @@ class Member:
 
     @property
     def role(self) -> str:
-        """Its role in Redis' words: master or slave."""
-        with self.client() as client:
-            return str(client.info("replication")["role"])
+        """Its role in Redis' words, master or slave; "" while it is away or changes its role."""
+        return str(self._replication().get("role", ""))
 
     @property
     def is_in_step(self) -> bool:
         """Whether it is a replica that has what its primary has."""
-        with self.client() as client:
-            info: Any = client.info("replication")
-            return (
-                info["role"] == "slave"
-                and info["master_link_status"] == "up"
-                and not info["master_sync_in_progress"]
-            )
+        info = self._replication()
+        return (
+            info.get("role") == "slave"
+            and info["master_link_status"] == "up"
+            and not info["master_sync_in_progress"]
+        )
+
+    def _replication(self) -> dict[str, Any]:
+        try:
+            with self.client() as client:
+                return dict(client.info("replication"))
+        except RedisConnectionError:  # Sentinel ends all connections when it changes a role
+            return {}
 
 
 class _Set:
