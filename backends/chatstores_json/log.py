@@ -73,6 +73,9 @@ class Log:
             self._lock_fd = None
         self._start_anew()
 
+    def __del__(self) -> None:
+        self.close()  # descriptors do not close themselves, and not everybody closes a store
+
     def _start_anew(self) -> None:
         if self._journal is not None:
             self._journal.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import os
 from pathlib import Path
 
 import pytest
 
-from chatstores import ChatMessage, open_store
+from chatstores import ChatMemoryBuffer, ChatMessage, open_store
 from chatstores.errors import BackendMismatchError, NotSetUpError
 
 
@@ -38,3 +41,25 @@ def test_the_command_that_sets_up_is_named_as_a_shell_takes_it(tmp_path: Path) -
     command = f"'chatstores setup --url json:///{tmp_path}/my%20chats.json'"
     with pytest.raises(NotSetUpError, match=command):
         store.ping()
+
+
+def test_stores_that_nobody_closed_leave_no_descriptors(tmp_path: Path) -> None:
+    url = f"json:///{tmp_path}/chats.json"
+
+    async def turn() -> None:
+        memory = ChatMemoryBuffer(url, "k")
+        await memory.aput(ChatMessage("x"))
+        await memory.aget()
+
+    def descriptors() -> int:
+        gc.collect()
+        return len(os.listdir("/dev/fd"))
+
+    before = descriptors()
+    for _ in range(20):
+        memory = ChatMemoryBuffer(url, "k")
+        memory.put(ChatMessage("x"))
+        memory.get()
+        asyncio.run(turn())
+    del memory
+    assert descriptors() == before
