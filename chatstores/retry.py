@@ -11,8 +11,8 @@ __all__ = ["CONTENTION_LIMIT", "Busy", "Deadline", "NotDone", "attempt_seconds"]
 CONTENTION_LIMIT = 30.0
 
 _SHORTEST_ATTEMPT = 0.25
-#: Seconds that the last attempt has at least: one that times out makes a certain "it was not done"
-#: an unknown outcome.
+#: Seconds that the last attempt has at least, or a tenth of all if that is less: one that times
+#: out makes a certain "it was not done" an unknown outcome.
 _LAST_ATTEMPT = 0.05
 
 
@@ -46,7 +46,7 @@ class Deadline:
         longest_pause: up to this.
     """
 
-    __slots__ = ("_began", "_end", "_longest", "_pause")
+    __slots__ = ("_began", "_end", "_last", "_longest", "_pause")
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Deadline:
     ) -> None:
         self._began = time.monotonic() if began is None else began
         self._end = self._began + seconds
+        self._last = min(_LAST_ATTEMPT, seconds / 10)
         self._pause = first_pause
         self._longest = longest_pause
 
@@ -69,5 +70,5 @@ class Deadline:
         """Seconds to wait before another attempt, with jitter; None if no time is left for one."""
         seconds = random.uniform(self._pause / 2, self._pause)
         self._pause = min(self._pause * 2, self._longest)
-        left = self._end - time.monotonic() - _LAST_ATTEMPT
+        left = self._end - time.monotonic() - self._last
         return min(seconds, left) if left > 0 else None
