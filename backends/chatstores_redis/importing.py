@@ -18,6 +18,7 @@ from chatstores.llama_index_format import from_llama_index
 from chatstores.message import ChatMessage
 from chatstores.registry import missing
 from chatstores.url import StoreURL, parse_url
+from chatstores_redis.place import login_refused
 
 try:
     import redis
@@ -140,6 +141,7 @@ def _lists(url: str, prefix: str, password: str | None) -> Iterator[tuple[str, l
     options: dict[str, Any] = {"socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS}
     if password is not None:
         options["password"] = password
+        place = place._replace(password=password)
     try:
         client = redis.Redis.from_url(url, **options)
     except (ValueError, TypeError) as exc:
@@ -168,9 +170,17 @@ def _parsed(key: str, index: int, item: bytes) -> Any:
 
 @contextlib.contextmanager
 def _errors(place: StoreURL) -> Iterator[None]:
+    # A user without a password is likely a password in the wrong place: it is not shown.
+    where = (place if place.password else place._replace(username=None)).public
     try:
         yield
     except redis.AuthenticationError as exc:
-        raise AuthenticationError(f"{place.public} refused the user or password") from exc
+        text = login_refused(
+            where,
+            user=bool(place.username),
+            password=bool(place.password),
+            beside="CHATSTORES_SOURCE_PASSWORD in the environment",
+        )
+        raise AuthenticationError(text) from exc
     except redis.RedisError as exc:
-        raise BackendUnavailableError(f"{place.public} cannot be read: {exc}") from exc
+        raise BackendUnavailableError(f"{where} cannot be read: {exc}") from exc

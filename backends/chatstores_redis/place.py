@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from chatstores.errors import InvalidURLError
 from chatstores.registry import missing
-from chatstores.url import StoreURL
+from chatstores.url import StoreURL, parse_int
 from chatstores_redis.topology import (
     Address,
     Cluster,
@@ -19,6 +19,7 @@ from chatstores_redis.topology import (
 )
 
 try:
+    import redis
     import redis.asyncio.connection
     import redis.connection
     from redis.asyncio.retry import Retry as AsyncRetry
@@ -31,6 +32,7 @@ __all__ = [
     "SCHEMES",
     "Kind",
     "Place",
+    "login_refused",
     "place_of_arguments",
     "place_of_client",
     "place_of_url",
@@ -88,7 +90,8 @@ class Place:
             path = f"/{self.service}/{database}"
         elif self.kind == "socket":
             path, query = self.path, {"db": str(database), **query}
-        user = self.settings.get("username")
+        # A user without a password is likely a password in the wrong place: it is not shown.
+        user = self.settings.get("username") if self.settings.get("password") else None
         return StoreURL(scheme, tuple(self.hosts), user, None, path, query).public
 
 
@@ -106,7 +109,8 @@ def place_of_url(url: StoreURL, options: dict[str, Any]) -> dict[str, Any]:
         if url.hosts or not url.path.strip("/"):
             raise InvalidURLError("unix:// takes the path of a socket: unix:///run/redis.sock?db=0")
         return given | {"unix_socket_path": url.path}
-    hosts = [(host or "localhost", port or _PORTS[kind]) for host, port in url.hosts]
+    usual = _PORTS[kind]
+    hosts = [(host or "localhost", usual if port is None else port) for host, port in url.hosts]
     parts = url.path.strip("/").split("/") if url.path.strip("/") else []
     if kind == "sentinel":
         if not hosts or not 1 <= len(parts) <= 2:
@@ -139,9 +143,55 @@ def _database(scheme: str, parts: Sequence[str], options: Mapping[str, Any]) -> 
     return int(parts[0])
 
 
+def login_refused(
+    where: str, *, user: bool, password: bool, beside: str = "password=... beside the URL"
+) -> str:
+    """What a refused login means.
+
+    Args:
+        where: the URL, which shows no user without a password.
+        user: whether a user was given.
+        password: whether a password was given.
+        beside: how one is given, if not in the URL.
+    """
+    if password:
+        return f"{where} refused the user or password"
+    how = f"{where.partition('://')[0]}://:password@..., or {beside}"
+    if user:
+        return f"{where} refused the user, who has no password; a password alone stands as {how}"
+    return f"{where} wants a password: {how}"
+
+
+def _address(given: Any, what: str) -> Address:
+    if not isinstance(given, list | tuple) or len(given) != 2 or not isinstance(given[0], str):
+        raise InvalidURLError(
+            f"{what} must be text and a number, such as 'localhost', 6379 (a client is client=)"
+        )
+    host, port = given
+    if "://" in host:
+        raise InvalidURLError(
+            f"{what}: that is a URL; open_store(url) and RedisChatStore.from_url(url) take one"
+        )
+    if not host or host.count(":") == 1 or set(host) & set("/@[] "):
+        raise InvalidURLError(f"{what}: the host is a name or an address, the port a number beside")
+    try:
+        number = parse_int(port)
+    except ValueError:
+        number = 0
+    if not 0 < number < 65536:
+        raise InvalidURLError(f"{what}: the port must be a number, 1 to 65535")
+    return host, number
+
+
+def _addresses(given: Any, what: str) -> list[Address]:
+    if not isinstance(given, list | tuple) or not given:
+        raise InvalidURLError(f"{what} must be a list of (host, port)")
+    return [_address(one, what) for one in given]
+
+
 def place_of_arguments(
     settings: dict[str, Any],
-    server: Address,
+    server: tuple[str | None, int | None],
     *,
     tls: bool,
     path: str | None,
@@ -154,15 +204,20 @@ def place_of_arguments(
     Raises:
         InvalidURLError: an argument means nothing there.
     """
-    if sum(given is not None for given in (path, sentinels, nodes)) > 1:
+    given = (None if server == (None, None) else server, path, sentinels, nodes)
+    if sum(one is not None for one in given) > 1:
         raise InvalidURLError(
-            "one of unix_socket_path=, sentinels= and cluster_nodes=, not several"
+            "one of host and port, unix_socket_path=, sentinels= and cluster_nodes=, not several"
         )
     sentinel = {
         name.removeprefix("sentinel_"): settings.pop(name)
         for name in ("sentinel_username", "sentinel_password")
         if name in settings
     }
+    if settings.get("credential_provider") and (
+        settings.get("username") or settings.get("password")
+    ):
+        raise InvalidURLError("credential_provider= gives the user and password: leave those out")
     certificates = {name: value for name, value in settings.items() if name.startswith("ssl_")}
     if certificates and not tls:
         raise InvalidURLError(
@@ -172,7 +227,8 @@ def place_of_arguments(
         if not service:
             raise InvalidURLError("sentinels= needs service=, what they call the server")
         asked = {**certificates, **sentinel}
-        return Place("sentinel", tls, sentinels, "", service, settings, asked)
+        hosts = _addresses(sentinels, "sentinels=")
+        return Place("sentinel", tls, hosts, "", service, settings, asked)
     if sentinel or service:
         raise InvalidURLError(
             "service and sentinel_* belong to Sentinels (redis+sentinel://, or sentinels=)"
@@ -180,16 +236,43 @@ def place_of_arguments(
     if nodes is not None:
         if settings.pop("db"):
             raise InvalidURLError("a Cluster has no databases but number 0")
-        return Place("cluster", tls, nodes, settings=settings)
+        return Place("cluster", tls, _addresses(nodes, "cluster_nodes="), settings=settings)
     if path is not None:
         if tls:
             raise InvalidURLError("a socket file is not spoken to over TLS")
         return Place("socket", path=path, settings=settings)
-    return Place("server", tls, (server,), settings=settings)
+    host, port = server
+    address = _address(
+        ("localhost" if host is None else host, 6379 if port is None else port), "host and port"
+    )
+    return Place("server", tls, (address,), settings=settings)
 
 
-def place_of_client(client: Any) -> Place:
-    """The place of a client of redis-py: of a server, of a Sentinel's service, or of a Cluster."""
+def _checked(client: Any, form: Form) -> None:
+    kinds: dict[Form, Any] = {
+        "sync": (redis.Redis, redis.RedisCluster),
+        "async": (redis.asyncio.Redis, redis.asyncio.RedisCluster),
+    }
+    if isinstance(client, kinds[form]):
+        return
+    name, module = ("client", "redis") if form == "sync" else ("async_client", "redis.asyncio")
+    hint = ""
+    if isinstance(client, kinds["async" if form == "sync" else "sync"]):
+        hint = f": that is {'async_client' if form == 'sync' else 'client'}="
+    elif isinstance(client, str):
+        hint = ": open_store(url) takes a URL"
+    raise InvalidURLError(
+        f"{name}= takes a {module}.Redis or {module}.RedisCluster, not {type(client)!r}{hint}"
+    )
+
+
+def place_of_client(client: Any, form: Form) -> Place:
+    """The place of a client of redis-py: of a server, of a Sentinel's service, or of a Cluster.
+
+    Raises:
+        InvalidURLError: it is no client, or one of the other form.
+    """
+    _checked(client, form)
     if hasattr(client, "nodes_manager"):
         nodes = [
             (str(node.host), int(node.port)) for node in client.nodes_manager.startup_nodes.values()
@@ -203,6 +286,21 @@ def place_of_client(client: Any) -> Place:
         return Place("cluster", _is_tls(made_with), nodes, "", "", _own(settings), {}, made_with)
     pool = client.connection_pool
     settings = {"host": "localhost", "port": 6379, **pool.connection_kwargs}
+    service = getattr(pool, "service_name", None)
+    if service is not None:
+        if not pool.is_master:
+            raise InvalidURLError("a client of replicas (slave_for) cannot write: use master_for")
+        sentinels = [
+            one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels
+        ]
+        return Place(
+            "sentinel",
+            _is_tls(pool.connection_class),
+            [(str(one["host"]), int(one["port"])) for one in sentinels],
+            service=service,
+            settings=_own(settings),
+            connection_class=pool.connection_class,
+        )
     path = settings.get("path", "")
     return Place(
         "socket" if path else "server",
@@ -248,12 +346,11 @@ def topology(place: Place, form: Form) -> Topology:
     )
     address = {"path": place.path} if place.kind == "socket" else {}
     server = Connections(made_with, {**place.settings, **address}, retry)
-    match place.kind:
-        case "socket":
-            return OneServer(server)
-        case "server":
-            return OneServer(server if place.connection_class else server.at(place.hosts[0]))
-        case "cluster":
-            return Cluster([server.at(node) for node in place.hosts])
+    if place.kind == "cluster":
+        return Cluster([server.at(node) for node in place.hosts])
+    if place.kind == "socket" or place.connection_class:  # redis-py's own finds Sentinel's primary
+        return OneServer(server)
+    if place.kind == "server":
+        return OneServer(server.at(place.hosts[0]))
     sentinel = Connections(made_with, dict(place.sentinel_settings), retry)
     return Sentinel([sentinel.at(one) for one in place.hosts], server, place.service)

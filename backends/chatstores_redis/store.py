@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import ssl
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 from chatstores.errors import (
@@ -40,6 +41,7 @@ from chatstores.url import StoreURL, parse_bool, parse_int, parse_options, refus
 from chatstores_redis import scripts
 from chatstores_redis.place import (
     Place,
+    login_refused,
     place_of_arguments,
     place_of_client,
     place_of_url,
@@ -48,6 +50,7 @@ from chatstores_redis.place import (
 from chatstores_redis.topology import Address, NoPrimaryError, UnknownServiceError
 from chatstores_redis.transport import (
     AsyncRedis,
+    ConnectTimeoutError,
     SyncRedis,
     TooFewReplicasError,
     is_refusal_for_now,
@@ -84,17 +87,52 @@ def _text(value: Any) -> str:
     return value
 
 
-def _replicas(value: Any) -> int:
-    number = parse_int(value)
-    if number < 0:
-        raise ValueError("must be a number of replicas, 0 or more")
+def _at_least(least: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = parse_int(value)
+        if number < least:
+            raise ValueError(f"must be a whole number, {least} or more")
+        return number
+
+    return parse
+
+
+def _protocol(value: Any) -> int:
+    if (number := parse_int(value)) not in (2, 3):
+        raise ValueError("must be 2 or 3")
     return number
 
+
+def _cert_reqs(value: Any) -> str:
+    if value not in ("none", "optional", "required"):
+        raise ValueError("must be none, optional or required")
+    return str(value)
+
+
+def _provider(value: Any) -> redis.CredentialProvider:
+    if not isinstance(value, redis.CredentialProvider):
+        raise ValueError("must be a redis.CredentialProvider, beside the URL")
+    return value
+
+
+#: What OpenSSL calls an answer that is no TLS.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 _TIMEOUT = "timeout= bounds the whole call, all attempts together"
 _RETRY = "this library tries again itself, where a write cannot be done twice"
 _BYTES = "replies must stay bytes"
-
+_CLIENT = "open_store() takes none; chatstores_redis.RedisChatStore({}=...) does, without a URL"
+_PLACE = "it is a part of the URL; chatstores_redis.RedisChatStore takes it as an argument"
+#: Arguments that are parts of a URL; a user too.
+_PARTS = (
+    "host",
+    "port",
+    "ssl",
+    "unix_socket_path",
+    "sentinels",
+    "service",
+    "cluster_nodes",
+)
 
 #: What a URL need not say.
 _DEFAULTS = {"prefix": "chatstores", "wait": 0}
@@ -114,9 +152,9 @@ class RedisChatStore(ChatStore):
     ``appendfsync always`` keeps all.
 
     Args:
-        host: the server; default "localhost".
-        port: its port; default 6379.
-        db: the number of the database; default 0.
+        host: the server; None for "localhost".
+        port: its port; None for 6379.
+        db: the number of the database; None for 0.
         username: the user, or None.
         password: the password, or None.
         ssl: whether over TLS; default False.
@@ -130,7 +168,7 @@ class RedisChatStore(ChatStore):
             not in time, the outcome is unknown: the primary has it.
         prefix: what all keys begin with; default "chatstores".
         client: a ``redis.Redis`` or ``redis.RedisCluster`` to take the connections' settings from,
-            for sync code; it is never closed, and its own retries are not used.
+            for sync code, instead of a host; it is never closed, and its own retries are not used.
         async_client: one of ``redis.asyncio``, likewise, for coroutines.
         driver_options: redis-py's options of a connection: ``client_name``, ``protocol``,
             ``socket_keepalive``, ``max_connections`` (of one event loop, default 64),
@@ -161,14 +199,14 @@ class RedisChatStore(ChatStore):
     _options: ClassVar[Mapping[str, Any]] = {
         "prefix": _prefix,
         "client_name": _text,
-        "protocol": parse_int,
+        "protocol": _protocol,
         "socket_keepalive": parse_bool,
-        "max_connections": parse_int,
-        "credential_provider": lambda value: value,
+        "max_connections": _at_least(1),
+        "credential_provider": _provider,
         "ssl_ca_certs": _text,
         "ssl_ca_data": _text,
         "ssl_ca_path": _text,
-        "ssl_cert_reqs": _text,
+        "ssl_cert_reqs": _cert_reqs,
         "ssl_certfile": _text,
         "ssl_check_hostname": parse_bool,
         "ssl_ciphers": _text,
@@ -176,8 +214,8 @@ class RedisChatStore(ChatStore):
         "ssl_password": _text,
         "sentinel_username": _text,
         "sentinel_password": _text,
-        "wait": _replicas,
-        "db": parse_int,
+        "wait": _at_least(0),
+        "db": _at_least(0),
         "decode_responses": refused(_BYTES),
         "encoding": refused(_BYTES),
         "retry": refused(_RETRY),
@@ -185,14 +223,17 @@ class RedisChatStore(ChatStore):
         "retry_on_timeout": refused(_RETRY),
         "socket_timeout": refused(_TIMEOUT),
         "socket_connect_timeout": refused(_TIMEOUT),
+        "client": refused(_CLIENT.format("client")),
+        "async_client": refused(_CLIENT.format("async_client")),
+        **dict.fromkeys((*_PARTS, "username"), refused(_PLACE)),
     }
 
     def __init__(
         self,
-        host: str = "localhost",
-        port: int = 6379,
+        host: str | None = None,
+        port: int | None = None,
         *,
-        db: int = 0,
+        db: int | None = None,
         username: str | None = None,
         password: str | None = None,
         ssl: bool = False,
@@ -209,12 +250,25 @@ class RedisChatStore(ChatStore):
         base = {name: options.pop(name) for name in self._base_options.keys() & options.keys()}
         super().__init__(**base)
         given = {"prefix": prefix, "wait": wait, **options}
-        driver = parse_options({"db": db, **given}, self._options, "redis://")
+        login = {"username": username, "password": password, "db": db}
+        driver = parse_options(
+            {**{name: value for name, value in login.items() if value is not None}, **given},
+            {**self._options, "username": _text, "password": _text},
+            "redis://",
+        )
         self._prefix = driver.pop("prefix")
         self._wait = driver.pop("wait")
         self._limit = driver.pop("max_connections", CONCURRENCY)
+        if client is not None or async_client is not None:
+            parts = (host, port, ssl or None, unix_socket_path, sentinels, service, cluster_nodes)
+            beside = [name for name, part in zip(_PARTS, parts, strict=True) if part is not None]
+            if beside or driver:
+                raise InvalidURLError(
+                    f"{', '.join([*beside, *driver])}: not beside client= or async_client=, "
+                    "which have their own"
+                )
         place = place_of_arguments(
-            {"username": username, "password": password, **driver},
+            {"db": 0, **driver},
             (host, port),
             tls=ssl,
             path=unix_socket_path,
@@ -226,8 +280,10 @@ class RedisChatStore(ChatStore):
         self._sync_place: Place | None = place
         self._async_place: Place | None = place
         if client is not None or async_client is not None:
-            self._sync_place = None if client is None else place_of_client(client)
-            self._async_place = None if async_client is None else place_of_client(async_client)
+            self._sync_place = None if client is None else place_of_client(client, "sync")
+            self._async_place = (
+                None if async_client is None else place_of_client(async_client, "async")
+            )
         self._place = self._sync_place or self._async_place or place
         self._query = {
             name: str(value).lower() if isinstance(value, bool) else str(value)
@@ -425,7 +481,10 @@ class RedisChatStore(ChatStore):
             also = " (or the Sentinels theirs: sentinel_password)" * (
                 self._place.kind == "sentinel"
             )
-            return AuthenticationError(f"{where} refused the user or password{also}")
+            given = self._place.settings
+            password = given.get("password") or given.get("credential_provider")
+            text = login_refused(where, user=bool(given.get("username")), password=bool(password))
+            return AuthenticationError(f"{text}{also}")
         if isinstance(exc, redis.exceptions.NoPermissionError):
             return PermissionDeniedError(
                 f"{where}: the user may not do this; it needs the keys {self._prefix}:* and the "
@@ -433,14 +492,22 @@ class RedisChatStore(ChatStore):
             )
         if isinstance(exc, redis.exceptions.OutOfMemoryError):
             return BackendUnavailableError(f"{where} has reached its maxmemory")
-        if "cluster support disabled" in str(exc):
+        text = str(exc)
+        if "cluster support disabled" in text:
             return BackendMismatchError(f"{where}: that server is no Cluster; open it as redis://")
+        if re.match("unknown command .SENTINEL", text):
+            return BackendMismatchError(f"{where}: that server is no Sentinel; open it as redis://")
+        if "DB index is out of range" in text:
+            return BackendMismatchError(
+                f"{where}: the server has no database {self._place.settings.get('db')}; by default "
+                'Redis has 16, from 0 to 15 (its setting "databases")'
+            )
         if isinstance(exc, UnknownServiceError):
             return BackendMismatchError(
                 f"{where}: its Sentinels know no service {self._place.service!r}; "
                 "SENTINEL MASTERS on one of them lists those there are"
             )
-        if isinstance(exc, redis.exceptions.AskError):  # or moved
+        if isinstance(exc, redis.exceptions.AskError) or "in cluster mode" in text:  # or moved
             return BackendMismatchError(
                 f"{where} is a node of a Cluster: open it as redis+cluster://host:port"
             )
@@ -449,20 +516,33 @@ class RedisChatStore(ChatStore):
         if is_refusal_for_now(exc):
             return BackendUnavailableError(f"{where} refuses for now: {exc}")
         if isinstance(exc, redis.ResponseError):
-            if "WRONGTYPE" in str(exc):
+            if "WRONGTYPE" in text:
                 return BackendMismatchError(
                     f"{where}: a key that begins with {self._prefix}: belongs to another program; "
                     "give this store a prefix= of its own"
                 )
+            # What follows "unknown command" are its arguments: keys, and messages.
+            said = "a command" if "unknown command" in text else f"a command ({text:.200})"
             return BackendMismatchError(
-                f"{where} did not understand; it must be Redis 7.0 or newer"
+                f"{where} did not understand {said}; it must be Redis 7.0 or newer, and no "
+                "Sentinel (those are redis+sentinel://)"
             )
+        scheme = where.partition("://")[0]
         if self._place.tls:
+            plain = scheme.replace("rediss", "redis")
             if _cause(exc, FileNotFoundError):
                 return InvalidURLError(
                     "one of the files ssl_ca_certs, ssl_certfile and ssl_keyfile is not there"
                 )
-            if refusal := _cause(exc, ssl.SSLError):
+            if isinstance(exc, ConnectTimeoutError):
+                return BackendUnavailableError(
+                    f"{where}: TLS got no answer in time; a server that speaks plain Redis there "
+                    f"is {plain}://"
+                )
+            refusal = _cause(exc, ssl.SSLError)
+            if refusal and refusal.reason in _NOT_TLS:
+                return BackendMismatchError(f"{where} answered without TLS; open it as {plain}://")
+            if refusal and not isinstance(refusal, ssl.SSLEOFError | ssl.SSLZeroReturnError):
                 why = getattr(refusal, "verify_message", "") or refusal.reason or refusal
                 return AuthenticationError(
                     f"{where}: TLS failed: {why}; ssl_ca_certs= names the authority of the "
@@ -470,7 +550,14 @@ class RedisChatStore(ChatStore):
                 )
         if isinstance(exc, redis.TimeoutError | TimeoutError):
             return BackendUnavailableError(f"{where} did not answer in time")
-        return BackendUnavailableError(f"{where} cannot be reached{_reason(exc)}")
+        hint = ""
+        if (
+            self._place.kind != "socket"
+            and not self._place.tls
+            and (_hung_up(exc) or _cause(exc, redis.InvalidResponse))
+        ):
+            hint = f"; a server that speaks TLS there is {scheme.replace('redis', 'rediss')}://"
+        return BackendUnavailableError(f"{where} cannot be reached{_reason(exc)}{hint}")
 
 
 def _cause(exc: BaseException, kind: type[E]) -> E | None:
@@ -483,8 +570,20 @@ def _cause(exc: BaseException, kind: type[E]) -> E | None:
     return None
 
 
+def _hung_up(exc: BaseException) -> bool:
+    """Whether the server ended the connection."""
+    ends = (ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+    return any(_cause(exc, kind) for kind in ends) or "closed by server" in str(exc)
+
+
 def _reason(exc: BaseException) -> str:
-    """What the system said of a connection, such as "connection refused"."""
+    """Why a server cannot be reached, such as "connection refused"."""
+    if _cause(exc, redis.InvalidResponse):
+        return ": what answers does not speak Redis's protocol"
+    if _hung_up(exc):
+        return ": it hung up"
+    if "max number of clients" in str(exc):
+        return ": it has as many clients as its maxclients lets it"
     said = _cause(exc, OSError)
     return f": {said.strerror.lower()}" if said is not None and said.strerror else ""
 

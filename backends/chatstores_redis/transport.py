@@ -33,6 +33,7 @@ try:
         ResponseError,
         TryAgainError,
     )
+    from redis.exceptions import TimeoutError as RedisTimeoutError
 except ImportError as exc:
     raise missing("redis", "redis") from exc
 
@@ -43,6 +44,7 @@ except ImportError:
 
 __all__ = [
     "AsyncRedis",
+    "ConnectTimeoutError",
     "RedisTransport",
     "SyncRedis",
     "TooFewReplicasError",
@@ -55,6 +57,9 @@ Request = tuple[Any, ...]
 _LATER = (BusyLoadingError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 _LATER_TEXTS = ("BUSY ", "MISCONF", "NOREPLICAS")
 
+# How far an async exchange is.
+_WAITS, _CONNECTS, _SENDS = range(3)
+
 #: How often a bucket may turn out to have moved before the attempt ends.
 _MOVES = 5
 
@@ -63,11 +68,21 @@ class TooFewReplicasError(RedisError):
     """A write was done, and not enough replicas said in time that they have it."""
 
 
+class ConnectTimeoutError(RedisTimeoutError):
+    """There was no connection in time."""
+
+
 def _packed(connection: Any, requests: Sequence[Request]) -> Any:
     """Requests as bytes; hiredis alone is three times as fast as through redis-py."""
     if hiredis is None:
         return connection.pack_commands(requests)
     return list(map(hiredis.pack_command, requests))
+
+
+def _connect_timeout(exc: BaseException) -> ConnectTimeoutError:
+    error = ConnectTimeoutError("no connection in time")
+    error.__cause__ = exc
+    return error
 
 
 def is_refusal_for_now(exc: BaseException) -> bool:
@@ -241,6 +256,8 @@ class SyncRedis(RedisTransport, SyncTransport):
         except (RedisError, OSError) as exc:
             connection.disconnect()
             self._topology.forget()
+            if isinstance(exc, RedisTimeoutError | TimeoutError):
+                raise NotDone from _connect_timeout(exc)
             raise NotDone from exc
         return connection
 
@@ -277,14 +294,17 @@ class AsyncRedis(RedisTransport, AsyncTransport):
 
     async def exchange(self, connections: Connections, requests: Sequence[Request]) -> list[Any]:
         """Send requests over one connection; their replies, errors among them as values."""
-        sent = False
+        step = _WAITS
         replies: list[Any] = []
         try:
             async with asyncio.timeout(self.seconds), self._turns:
-                connection = connections.take() or await self._connect(connections)
+                connection = connections.take()
+                if connection is None:
+                    step = _CONNECTS
+                    connection = await self._connect(connections)
                 try:
                     packed = _packed(connection, requests)
-                    sent = True
+                    step = _SENDS
                     await connection.send_packed_command(packed, check_health=False)
                     for _ in requests:
                         try:
@@ -298,10 +318,10 @@ class AsyncRedis(RedisTransport, AsyncTransport):
                     raise
                 connections.give_back(connection)
         except TimeoutError as exc:
-            if not sent:
-                self._topology.forget()
-                raise NotDone from exc
-            raise
+            if step == _SENDS:
+                raise
+            self._topology.forget()
+            raise NotDone from (_connect_timeout(exc) if step == _CONNECTS else exc)
         return replies
 
     async def _connect(self, connections: Connections) -> Any:
@@ -315,7 +335,9 @@ class AsyncRedis(RedisTransport, AsyncTransport):
         except (RedisError, OSError) as exc:
             await connection.disconnect(nowait=True)
             self._topology.forget()
-            raise NotDone from exc
+            # Over a socket file redis-py wraps what the server said in a ConnectionError.
+            said = exc.__cause__ if isinstance(exc.__cause__, RedisError) else exc
+            raise NotDone from said
         except BaseException:
             await connection.disconnect(nowait=True)
             raise

@@ -184,6 +184,13 @@ def test_sources_that_are_wrong(cli, own, source, monkeypatch):
     kind = ("import", "--from", "llama-index-redis", "--prefix", "")
     told = cli(*kind, bare(own), *to)
     assert told.code == 1
+    assert "wants a password: redis://:password@..., or CHATSTORES_SOURCE_PASSWORD" in told.err
+    told = cli(*kind, f"redis://s3cret@127.0.0.1:{own.port}", *to)
+    assert told.code == 1
+    assert "refused the user, who has no password" in told.err
+    assert "s3cret" not in told.err
+    told = cli(*kind, f"redis://:wrong@127.0.0.1:{own.port}", *to)
+    assert told.code == 1
     assert "refused the user or password" in told.err
     told = cli(*kind, "redis://127.0.0.1:1", *to)
     assert told.code == 1
