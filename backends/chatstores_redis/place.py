@@ -16,6 +16,7 @@ from chatstores_redis.topology import (
     OneServer,
     Sentinel,
     Topology,
+    is_tls,
 )
 
 try:
@@ -283,7 +284,7 @@ def place_of_client(client: Any, form: Form) -> Place:
         else:
             settings = dict(client.connection_kwargs)
             made_with = settings.pop("connection_class", redis.asyncio.connection.Connection)
-        return Place("cluster", _is_tls(made_with), nodes, "", "", _own(settings), {}, made_with)
+        return Place("cluster", is_tls(made_with), nodes, "", "", _own(settings), {}, made_with)
     pool = client.connection_pool
     settings = {"host": "localhost", "port": 6379, **pool.connection_kwargs}
     service = getattr(pool, "service_name", None)
@@ -295,7 +296,7 @@ def place_of_client(client: Any, form: Form) -> Place:
         ]
         return Place(
             "sentinel",
-            _is_tls(pool.connection_class),
+            is_tls(pool.connection_class),
             [(str(one["host"]), int(one["port"])) for one in sentinels],
             service=service,
             settings=_own(settings),
@@ -304,16 +305,12 @@ def place_of_client(client: Any, form: Form) -> Place:
     path = settings.get("path", "")
     return Place(
         "socket" if path else "server",
-        _is_tls(pool.connection_class),
+        is_tls(pool.connection_class),
         () if path else ((str(settings["host"]), int(settings["port"])),),
         path,
         settings=_own(settings),
         connection_class=pool.connection_class,
     )
-
-
-def _is_tls(connection_class: Any) -> bool:
-    return "SSL" in connection_class.__name__
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -551,11 +551,10 @@ class RedisChatStore(ChatStore):
         if isinstance(exc, redis.TimeoutError | TimeoutError):
             return BackendUnavailableError(f"{where} did not answer in time")
         hint = ""
-        if (
-            self._place.kind != "socket"
-            and not self._place.tls
-            and (_hung_up(exc) or _cause(exc, redis.InvalidResponse))
-        ):
+        if self._place.tls:
+            if _hung_up(exc):
+                hint = "; if it wants a certificate of the client's: ssl_certfile= and ssl_keyfile="
+        elif self._place.kind != "socket" and (_hung_up(exc) or _cause(exc, redis.InvalidResponse)):
             hint = f"; a server that speaks TLS there is {scheme.replace('redis', 'rediss')}://"
         return BackendUnavailableError(f"{where} cannot be reached{_reason(exc)}{hint}")
 

@@ -10,6 +10,8 @@ from chatstores.registry import missing
 from chatstores.retry import NotDone
 
 try:
+    import redis.asyncio.connection
+    import redis.connection
     from redis.crc import key_slot
     from redis.exceptions import ClusterDownError, RedisError
 except ImportError as exc:
@@ -25,6 +27,7 @@ __all__ = [
     "Topology",
     "UnknownServiceError",
     "fields",
+    "is_tls",
 ]
 
 Address = tuple[str, int]
@@ -62,6 +65,11 @@ class Connections:
         self._retry = retry
         self._idle: list[Any] = []
         self.primary = primary
+
+    @property
+    def tls(self) -> bool:
+        """Whether they are spoken to over TLS."""
+        return is_tls(self._class)
 
     @property
     def host(self) -> str:
@@ -196,6 +204,8 @@ class Sentinel(Topology):
         self._seeds = seeds
         self._server = server
         self._service = service
+        # Kept, so that what a former primary's last callers give back is closed in the end.
+        self._servers: dict[Address, Connections] = {}
         self._primary: Connections | None = None
 
     def of(self, bucket: bytes) -> Connections | None:
@@ -227,7 +237,10 @@ class Sentinel(Topology):
             if "No such master" in str(failure):
                 raise UnknownServiceError(f"no Sentinel knows the service {self._service!r}")
             raise NotDone from failure
-        self._primary = self._server.at((_text(address[0]), int(address[1])), primary=True)
+        place = (_text(address[0]), int(address[1]))
+        if place not in self._servers:
+            self._servers[place] = self._server.at(place, primary=True)
+        self._primary = self._servers[place]
         return self._primary
 
     def forget(self) -> None:
@@ -235,8 +248,8 @@ class Sentinel(Topology):
         self._primary = None
 
     def everything(self) -> Iterable[Connections]:
-        """Those to the Sentinels and to the primary."""
-        return [*self._seeds, *([self._primary] if self._primary else [])]
+        """Those to the Sentinels and to all that were primaries."""
+        return [*self._seeds, *self._servers.values()]
 
 
 class Cluster(Topology):
@@ -312,6 +325,12 @@ class Cluster(Topology):
         # The nodes of the URL may be gone one day; those that have slots now are asked first.
         nodes = [self.at(address) for address in {address for _, _, address in ranges}]
         self._seeds = [*nodes, *self._given]
+
+
+def is_tls(connection_class: Any) -> bool:
+    """Whether connections of a class of redis-py's are over TLS."""
+    kinds = (redis.connection.SSLConnection, redis.asyncio.connection.SSLConnection)
+    return issubclass(connection_class, kinds)
 
 
 def fields(reply: Any) -> dict[bytes, Any]:

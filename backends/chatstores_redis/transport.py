@@ -55,7 +55,7 @@ Request = tuple[Any, ...]
 
 #: Error replies that say: the server did nothing, and may do it later. Some have no class.
 _LATER = (BusyLoadingError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
-_LATER_TEXTS = ("BUSY ", "MISCONF", "NOREPLICAS")
+_LATER_TEXTS = ("BUSY ", "MISCONF", "NOREPLICAS", "chatstores: what was staged is gone")
 
 # How far an async exchange is.
 _WAITS, _CONNECTS, _SENDS = range(3)
@@ -350,6 +350,12 @@ class AsyncRedis(RedisTransport, AsyncTransport):
     async def close(self) -> None:
         """Close the idle connections."""
         await super().close()
-        every = self._topology.everything()
-        idle = [connection for connections in every for connection in connections.take_all()]
-        await asyncio.gather(*(connection.disconnect() for connection in idle))
+        goodbyes = []
+        for connections in self._topology.everything():
+            for connection in connections.take_all():
+                if connections.tls:  # which ends with words on both sides
+                    goodbyes.append(connection.disconnect())
+                else:  # before anything is awaited: the loop may end, and leave this where it is
+                    await connection.disconnect(nowait=True)
+        await asyncio.gather(*goodbyes)
+        await asyncio.sleep(0)  # in which asyncio closes the sockets

@@ -21,8 +21,9 @@ local function begin()
   if live then
     return
   end
-  redis.call('DEL', rows, ids)
+  -- Before DEL, after which Redis lets a script write beyond maxmemory.
   redis.call('HSET', head, 'm', '{}', 'w', '{}')
+  redis.call('DEL', rows, ids)
   redis.call('PERSIST', head)
   redis.call('ZADD', bucket .. ':k', 0, key)
   S.version = math.max(S.version, now - 1)
