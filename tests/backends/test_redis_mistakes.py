@@ -267,10 +267,17 @@ def test_what_was_staged_and_is_gone_is_staged_again(
 
 
 def test_a_server_without_memory() -> None:
-    with RedisServer(settings=["--maxmemory", "1"]) as server:
-        store = open_store(f"redis://127.0.0.1:{server.port}", timeout=0.1)
-        with pytest.raises(BackendUnavailableError, match="has reached its maxmemory"):
-            store.add_message("k", ChatMessage("x"))
+    with RedisServer() as server, open_store(server.url, timeout=0.1) as store:
+        store.add_messages("old", [ChatMessage("1"), ChatMessage("2"), ChatMessage("3")])
+        with server.client() as client:
+            client.config_set("maxmemory", 1)
+        for key in ("old", "new"):
+            with pytest.raises(BackendUnavailableError, match="has reached its maxmemory"):
+                store.add_message(key, ChatMessage("x"))
+        assert store.get_keys() == ["old"]
+        assert store.delete_last_message("old").text == "3"
+        assert len(store.delete_oldest("old", 1)) == 1
+        assert store.delete_messages("old") == 1
 
 
 def test_a_replica_refuses_writes(server: RedisServer) -> None:
