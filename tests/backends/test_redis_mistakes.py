@@ -267,7 +267,7 @@ def test_what_was_staged_and_is_gone_is_staged_again(
 
 
 def test_a_server_without_memory() -> None:
-    with RedisServer() as server, open_store(server.url, timeout=0.1) as store:
+    with RedisServer() as server, open_store(server.url, timeout=0.5) as store:
         store.add_messages("old", [ChatMessage("1"), ChatMessage("2"), ChatMessage("3")])
         with server.client() as client:
             client.config_set("maxmemory", 1)
@@ -282,7 +282,7 @@ def test_a_server_without_memory() -> None:
 
 def test_a_replica_refuses_writes(server: RedisServer) -> None:
     with RedisServer(settings=["--replicaof", "127.0.0.1", str(server.port)]) as replica:
-        store = open_store(f"redis://127.0.0.1:{replica.port}", timeout=0.1)
+        store = open_store(f"redis://127.0.0.1:{replica.port}", timeout=0.5)
         with pytest.raises(BackendUnavailableError, match=r"refuses for now: .*read only replica"):
             store.add_message("k", ChatMessage("x"))
 
