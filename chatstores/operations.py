@@ -329,8 +329,10 @@ class Operations(ABC):
             for secret in self._secrets
             for form in (secret, quote(secret, safe=""), repr(secret)[1:-1])
         }
+        seen: set[int] = set()
         link: BaseException | None = exc
-        while link is not None:
+        while link is not None and id(link) not in seen:
+            seen.add(id(link))
             said = f"{link} {link.args} {getattr(link, '__notes__', '')}"
             if any(form in said for form in forms):
                 text = f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"

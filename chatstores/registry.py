@@ -33,12 +33,17 @@ class Backend(NamedTuple):
 BACKENDS = {
     "json": Backend("chatstores_json", "JsonChatStore"),
     "memory": Backend("chatstores_memory", "MemoryChatStore"),
+    "postgres": Backend("chatstores_sql", "PostgresChatStore"),
+    "postgresql": Backend("chatstores_sql", "PostgresChatStore"),
+    "postgresql+asyncpg": Backend("chatstores_sql", "PostgresChatStore"),
+    "postgresql+psycopg": Backend("chatstores_sql", "PostgresChatStore"),
     "redis": Backend("chatstores_redis", "RedisChatStore"),
     "redis+cluster": Backend("chatstores_redis", "RedisChatStore"),
     "redis+sentinel": Backend("chatstores_redis", "RedisChatStore"),
     "rediss": Backend("chatstores_redis", "RedisChatStore"),
     "rediss+cluster": Backend("chatstores_redis", "RedisChatStore"),
     "rediss+sentinel": Backend("chatstores_redis", "RedisChatStore"),
+    "sqlite": Backend("chatstores_sql", "SqliteChatStore"),
     "unix": Backend("chatstores_redis", "RedisChatStore"),
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -14,6 +16,8 @@ from chatstores.errors import InvalidURLError
 
 __all__ = [
     "StoreURL",
+    "absolute_path",
+    "file_of",
     "nearest",
     "parse_bool",
     "parse_duration",
@@ -233,3 +237,48 @@ def parse_duration(value: Any) -> float:
     if not 0 < seconds < 1e10:  # some 300 years; also refuses NaN
         raise ValueError("must be more than zero seconds, and less than 300 years")
     return seconds
+
+
+def file_of(url: StoreURL) -> str:
+    """The path of a URL that names a file; relative unless it begins with a slash.
+
+    Raises:
+        InvalidURLError: it names a host, mostly for want of a slash, or a password.
+    """
+    if url.hosts:
+        path = ",".join(host for host, _ in url.hosts) + url.path
+        raise InvalidURLError(
+            f"a file has three slashes when it is relative to the working directory and four when "
+            f"it is absolute: {url.scheme}:///{path}, {url.scheme}:////{path}"
+        )
+    if url.password is not None:
+        raise InvalidURLError(f"a file of {url.scheme}:// has no password")
+    return url.path.removeprefix("/")
+
+
+def absolute_path(path: Any, example: str) -> Path:
+    """The absolute path of a store's file; ``~`` is the home directory.
+
+    Args:
+        path: the path, a str or an os.PathLike.
+        example: a URL that names a file, for the error.
+
+    Raises:
+        InvalidURLError: it is none.
+    """
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        kind = type(path).__name__
+        raise InvalidURLError(f"path must be a str or a pathlib.Path, not {kind}")
+    if "://" in text:
+        raise InvalidURLError("path is a file's; a URL is opened by open_store()")
+    if not text or text.endswith("/"):
+        scheme = example.partition("://")[0]
+        raise InvalidURLError(f"{scheme}:// needs a file: {example}")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise InvalidURLError(f"there is no home directory for {text!r}") from None

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from chatstores.errors import (
     BackendUnavailableError,
     ChatStoreError,
     ContentionError,
-    InvalidURLError,
 )
 from chatstores.fold import Fold
 from chatstores.operations import KeyPage, RecentPage
@@ -20,7 +18,7 @@ from chatstores.state import Command, Head, Outcome, Snapshot, now_us
 from chatstores.store import ChatStore
 from chatstores.transport import AsyncTransport, SyncTransport, Transport
 from chatstores.types import Capabilities
-from chatstores.url import StoreURL, parse_bool, parse_options
+from chatstores.url import StoreURL, absolute_path, file_of, parse_bool, parse_options
 from chatstores_json.log import Log
 
 __all__ = ["JsonChatStore"]
@@ -60,22 +58,13 @@ class JsonChatStore(ChatStore):
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = True, **options: Any) -> None:
         super().__init__(**options)
-        self._path = _absolute(path)
+        self._path = absolute_path(path, "json:///chats.json")
         self._sync: bool = parse_options({"sync": sync}, self._options, "json://")["sync"]
         self._log = Log(self._path, self._create, self._sync)
 
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
-        if url.hosts:
-            path = ",".join(host for host, _ in url.hosts) + url.path
-            raise InvalidURLError(
-                f"a file has three slashes when it is relative to the working directory and four "
-                f"when it is absolute: json:///{path}, json:////{path}"
-            )
-        path = url.path.removeprefix("/")
-        if url.password is not None:
-            raise InvalidURLError("a JSON file has no password")
-        return cls(path, **options)
+        return cls(file_of(url), **options)
 
     @property
     def url(self) -> str:
@@ -178,26 +167,3 @@ class JsonChatStore(ChatStore):
         return self._log.error(exc) or BackendUnavailableError(
             f"{self._path} cannot be used now: {exc.strerror or exc}"
         )
-
-
-def _absolute(path: Any) -> Path:
-    """The path of a store's file.
-
-    Raises:
-        InvalidURLError: it is none.
-    """
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        text = None
-    if not isinstance(text, str):
-        kind = type(path).__name__
-        raise InvalidURLError(f"path must be a str or a pathlib.Path, not {kind}")
-    if "://" in text:
-        raise InvalidURLError("path is a file's; a URL is opened by open_store()")
-    if not text or text.endswith("/"):
-        raise InvalidURLError("json:// needs a file: json:///chats.json")
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError:
-        raise InvalidURLError(f"there is no home directory for {text!r}") from None

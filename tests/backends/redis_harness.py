@@ -107,7 +107,7 @@ class RedisHarness(Harness):
     @contextmanager
     def dropped_replies(self, n: int) -> Iterator[Since]:
         for proxy in self._proxies:  # a session is on one of them
-            proxy.drop_replies(n, matching=b"EVALSHA")
+            proxy.drop_replies(n, b"EVALSHA")
         try:
             yield Since(self._proxies, "dropped")
         finally:

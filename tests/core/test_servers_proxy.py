@@ -103,7 +103,7 @@ def test_a_dropped_reply_was_executed(proxy: Proxy, connect: Connect, direct: Cl
 
 
 def test_only_matching_replies_are_dropped(proxy: Proxy, connect: Connect, direct: Client) -> None:
-    proxy.drop_replies(1, matching=b"INCR a")
+    proxy.drop_replies(1, b"INCR a")
     client = connect()
     assert client.say("PING") == b"+PONG\r\n"
     assert client.say("INCR b") == b":1\r\n"
@@ -120,7 +120,7 @@ def test_only_matching_replies_are_dropped(proxy: Proxy, connect: Connect, direc
 def test_a_pipeline_whose_reply_is_dropped_is_executed_to_its_end(
     proxy: Proxy, connect: Connect, direct: Client
 ) -> None:
-    proxy.drop_replies(1, matching=b"INCR a")
+    proxy.drop_replies(1, b"INCR a")
     client = connect()
     client.socket.sendall(b"INCR a\r\n" * 20_000)
     assert client.is_cut()
@@ -129,7 +129,7 @@ def test_a_pipeline_whose_reply_is_dropped_is_executed_to_its_end(
 
 
 def test_a_dropped_request_was_not_executed(proxy: Proxy, connect: Connect, direct: Client) -> None:
-    proxy.drop_requests(1, matching=b"INCR a")
+    proxy.drop_requests(1, b"INCR a")
     client = connect()
     assert client.say("INCR b") == b":1\r\n"
     client.socket.sendall(b"INC")

@@ -81,7 +81,7 @@ def test_lost_replies_are_settled(
     store = open_store(proxy.url(server.url), namespace="replies", timeout=10)
     with store, Load(store, threads=4) as load:
         for _ in range(200):
-            proxy.drop_replies(1, matching=b"EVALSHA")
+            proxy.drop_replies(1, b"EVALSHA")
             time.sleep(0.01)
         dropped = proxy.dropped
         proxy.drop_replies(0)
@@ -99,7 +99,7 @@ def test_lost_replies_are_settled(
 def test_lost_requests_are_sent_again(server: RedisServer, proxy: Proxy) -> None:
     with open_store(proxy.url(server.url), namespace="requests") as store:
         for number in range(50):
-            proxy.drop_requests(1, matching=b"EVALSHA")
+            proxy.drop_requests(1, b"EVALSHA")
             assert store.add_message("k", ChatMessage(str(number))).added == 1
         assert proxy.dropped_requests == 50
         assert [message.text for message in store.get_messages("k")] == [str(n) for n in range(50)]

@@ -77,26 +77,26 @@ class Proxy:
 
         self._call(reset())
 
-    def drop_replies(self, n: int = 1, matching: bytes = b"") -> None:
-        """Swallow the next `n` replies to requests that contain `matching`.
+    def drop_replies(self, n: int = 1, *matching: bytes) -> None:
+        """Swallow the next `n` replies to requests that contain one of `matching`, or to any.
 
         The server executes the request; then the client's connection is closed.
         A later call replaces an earlier one, and 0 ends it.
         """
 
         async def arm() -> None:
-            self._reply_drops = _Drops(n, matching)
+            self._reply_drops = _Drops(n, matching or (b"",))
 
         self._call(arm())
 
-    def drop_requests(self, n: int = 1, matching: bytes = b"") -> None:
-        """Swallow the next `n` requests that contain `matching`, and close their connections.
+    def drop_requests(self, n: int = 1, *matching: bytes) -> None:
+        """Swallow the next `n` requests that contain one of `matching`, and close the connections.
 
         A later call replaces an earlier one, and 0 ends it.
         """
 
         async def arm() -> None:
-            self._request_drops = _Drops(n, matching)
+            self._request_drops = _Drops(n, matching or (b"",))
 
         self._call(arm())
 
@@ -223,15 +223,17 @@ class _Drops:
     """How many more requests or replies to drop, and which."""
 
     left: int = 0
-    matching: bytes = b""
+    matching: tuple[bytes, ...] = ()
 
     def hit(self, request: bytearray, new: int) -> bool:
         """Say whether this one is to be dropped; its last `new` bytes were not seen before."""
-        start = max(0, len(request) - new - len(self.matching) + 1)
-        if not self.left or request.find(self.matching, start) < 0:
-            return False
-        self.left -= 1
-        return True
+        seen = len(request) - new
+        if self.left and any(
+            request.find(text, max(0, seen - len(text) + 1)) >= 0 for text in self.matching
+        ):
+            self.left -= 1
+            return True
+        return False
 
 
 class _Link:

@@ -1,0 +1,157 @@
+"""SqliteChatStore: sqlite:///file.db, the durable store that needs no server."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from chatstores.errors import (
+    BackendMismatchError,
+    BackendUnavailableError,
+    ChatStoreError,
+    NotSetUpError,
+    PermissionDeniedError,
+)
+from chatstores.registry import missing
+from chatstores.types import Capabilities
+from chatstores.url import StoreURL, absolute_path, file_of, parse_options
+from chatstores_sql.sqlite_transport import AsyncSqlite, SyncSqlite, code_of, engine_of
+from chatstores_sql.store import SqlChatStore
+from chatstores_sql.tables import Tables, identifier
+
+try:
+    import sqlalchemy
+    from sqlalchemy.dialects import sqlite
+except ImportError as exc:
+    raise missing("sqlalchemy", "sqlite") from exc
+
+__all__ = ["SqliteChatStore"]
+
+_POOL = 5
+
+
+_IN_MEMORY = Capabilities(
+    refused={
+        "R5": "a database in memory ends with its store; sqlite:///chats.db is a file",
+        "W4.processes": "a database in memory is one store's own",
+    },
+    notes={"durability": "none: what is in memory is gone with the store"},
+    recency="minute",
+    clock="writer",
+)
+
+
+def _synchronous(value: Any) -> str:
+    if value not in ("full", "normal"):
+        raise ValueError('must be "full" or "normal"')
+    return str(value)
+
+
+class SqliteChatStore(SqlChatStore):
+    r"""Sessions in a SQLite file; any number of threads and processes of one machine share it.
+
+    URLs: ``sqlite:///chats.db`` in the working directory, ``sqlite:////var/lib/bot/chats.db`` with
+    its absolute path, ``sqlite:///~/chats.db``; ``sqlite://`` alone is a database in memory, of
+    this store's own. Not on a network file system, whose locks do not hold.
+
+    Args:
+        path: the file; beside it stand, while it is in use, ``-wal`` and ``-shm``. None: in memory.
+        synchronous: "full" (default): what was acknowledged outlives a crash of the machine.
+            "normal": of the process; the machine's may lose the last writes, and nothing else.
+        table_prefix: what the tables' names begin with; default "chatstores\\_".
+        options: those of every store, see ``ChatStore``.
+
+    Raises:
+        InvalidURLError: an option or the path is wrong.
+    """
+
+    capabilities = Capabilities(
+        notes={
+            "durability": "all that was acknowledged (synchronous=full)",
+            "expiry": "expired sessions take their space until they are written again, or "
+            "purge_expired()",
+            "deletion": "what was removed stays in the table of commands, to answer a repeated "
+            "one: a minute, and until the next removal or purge_expired()",
+        },
+        recency="minute",
+        clock="writer",
+    )
+    _driver_errors = (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, OSError)
+    _options: ClassVar[Mapping[str, Any]] = {
+        "synchronous": _synchronous,
+        "table_prefix": identifier,
+    }
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        synchronous: str = "full",
+        table_prefix: str = "chatstores_",
+        **options: Any,
+    ) -> None:
+        own = parse_options(
+            {"synchronous": synchronous, "table_prefix": table_prefix}, self._options, "sqlite://"
+        )
+        super().__init__(Tables(sqlite.dialect(), own["table_prefix"]), **options)
+        self._path = None if path is None else absolute_path(path, "sqlite:///chats.db")
+        self._synchronous: str = own["synchronous"]
+        if self._path is None:
+            self.capabilities = _IN_MEMORY
+            self._only = SyncSqlite(self._engine(), in_memory=True)
+
+    @classmethod
+    def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
+        path = file_of(url)
+        return cls(None if path in ("", ":memory:") else path, **options)
+
+    @property
+    def url(self) -> str:
+        """``sqlite:////absolute/path.db``, or ``sqlite://``; what it has by default is left out."""
+        query = {}
+        if self._synchronous != "full":
+            query["synchronous"] = self._synchronous
+        if self._tables.prefix != "chatstores_":
+            query["table_prefix"] = self._tables.prefix
+        path = "" if self._path is None else f"/{self._path}"
+        return StoreURL("sqlite", (), None, None, path, query).public
+
+    def _open(self) -> SyncSqlite:
+        if self._path is None:
+            return self._only
+        return SyncSqlite(self._engine(), in_memory=False)
+
+    def _aopen(self) -> AsyncSqlite:
+        return AsyncSqlite(self._open())
+
+    def _engine(self) -> sqlalchemy.Engine:
+        return engine_of(self._path, create=self._create, synchronous=self._synchronous, size=_POOL)
+
+    def _error(self, exc: BaseException) -> ChatStoreError:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        match code_of(exc):
+            case sqlite3.SQLITE_CANTOPEN:
+                return self._cannot_open()
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+                return PermissionDeniedError(f"{self._path} cannot be written by this user")
+            case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR:
+                return BackendMismatchError(
+                    f"{self._path} is no database of this chatstores: {reason}"
+                )
+        return BackendUnavailableError(f"{self._path} cannot be used now: {reason}")
+
+    def _cannot_open(self) -> ChatStoreError:
+        path = self._path
+        assert path is not None
+        if not path.parent.is_dir():
+            return BackendMismatchError(f"there is no directory {path.parent}: create it first")
+        if path.is_dir():
+            return BackendMismatchError(f"{path} is a directory; name a file in it")
+        if not path.exists() and not self._create:
+            return NotSetUpError(
+                f"there is no file {path}: 'chatstores setup' makes it, or open the store without "
+                "create=False"
+            )
+        return PermissionDeniedError(f"{path} cannot be read or written by this user")

@@ -1,0 +1,271 @@
+"""How statements reach SQLite: the standard library's module, out of SQLAlchemy's pool."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+from chatstores.registry import missing
+from chatstores.retry import Busy, NotDone
+from chatstores.state import now_us
+from chatstores.transport import AsyncTransport, SyncTransport, run_sync
+from chatstores_sql.store import Duplicate, MissingTables, Rows
+
+try:
+    import sqlalchemy
+    from sqlalchemy.pool import QueuePool
+except ImportError as exc:
+    raise missing("sqlalchemy", "sqlite") from exc
+
+__all__ = ["AsyncSqlite", "SyncSqlite", "code_of", "engine_of"]
+
+T = TypeVar("T")
+
+#: Milliseconds that SQLite waits for another process's lock; then the core tries again.
+_BUSY_MS = 100
+
+
+def engine_of(path: Path | None, *, create: bool, synchronous: str, size: int) -> sqlalchemy.Engine:
+    """An engine on a file, or on a database in memory that lives as long as its one connection."""
+    mode = "rwc" if create else "rw"
+    where = ":memory:" if path is None else f"file:{quote(str(path))}?mode={mode}"
+
+    def connect() -> sqlite3.Connection:
+        if path is not None and create and not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # private
+        connection = sqlite3.connect(
+            where, uri=True, isolation_level=None, check_same_thread=False, timeout=0
+        )
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+                connection.execute("PRAGMA journal_mode = wal")
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.create_function("now_us", 0, now_us)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return sqlalchemy.create_engine(
+        "sqlite://",
+        creator=connect,
+        poolclass=QueuePool,
+        pool_size=1 if path is None else size,
+        max_overflow=0,
+        pool_timeout=60,
+        pool_reset_on_return=None,
+    )
+
+
+def code_of(exc: BaseException) -> int:
+    """SQLite's primary result code of an error (https://sqlite.org/rescode.html), or 0."""
+    code = getattr(getattr(exc, "orig", None) or exc, "sqlite_errorcode", 0)
+    return int(code) & 0xFF
+
+
+@cache
+def _numbered(statement: str) -> str:
+    return re.sub(r"\$(\d+)", r"?\1", statement)
+
+
+def _raise(exc: BaseException) -> NoReturn:
+    """Say what an error means; a failed statement, or commit, did nothing."""
+    code = code_of(exc)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        raise Busy("another process held the database's lock") from exc
+    if str(exc).startswith("no such table"):
+        raise MissingTables from exc
+    if getattr(exc, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_UNIQUE":
+        raise Duplicate from exc
+    if isinstance(exc, sqlite3.Error | sqlalchemy.exc.SQLAlchemyError | OSError):
+        raise NotDone from exc
+    raise exc
+
+
+class _Connection:
+    """A connection, as `Connection`."""
+
+    def __init__(self, driver: sqlite3.Connection) -> None:
+        self._driver = driver
+
+    async def fetch(self, statement: str, *values: Any) -> Rows:
+        """Run a statement; its rows, if it gives any."""
+        text = _numbered(statement)
+        if values and isinstance(values[-1], list):
+            *others, last = values
+            places = ", ".join("?" * len(last))
+            text = text.replace(f"= ANY(?{len(values)})", f"IN ({places})")
+            values = (*others, *last)
+        return self._driver.execute(text, values).fetchall()
+
+    async def many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement once for each of the rows of values."""
+        self._driver.executemany(_numbered(statement), rows)
+
+
+class _Gate:
+    """Lets operations through, any number at once; at a fork it waits for their end."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._changed = threading.Condition()
+        self._active = 0
+        self._shut = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._shut:
+                self._changed.wait()
+            self._active += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._active -= 1
+            if self._shut:
+                self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let nobody in, and wait until all are out."""
+        with self._changed:
+            self._shut = True
+            while self._active:
+                self._changed.wait()
+
+    def open(self) -> None:
+        """Let them in again."""
+        with self._changed:
+            self._shut = False
+            self._changed.notify_all()
+
+
+class SyncSqlite(SyncTransport):
+    """Blocks until the answer is there.
+
+    No connection is open while its process forks: SQLite keeps a file's locks by process, and the
+    child would believe to have those that only its parent has
+    (https://sqlite.org/howtocorrupt.html, "Carrying an open database across a fork").
+
+    Args:
+        engine: where connections come from.
+        in_memory: whether all that they lead to would go with the last of them.
+    """
+
+    def __init__(self, engine: sqlalchemy.Engine, *, in_memory: bool) -> None:
+        self._engine = engine
+        self._gate = _Gate()
+        if not in_memory:
+            _alive.add(self)
+        # Threads take turns here, in order, and need not wait for the file's lock in the dark.
+        self._writing = threading.Lock()
+
+    async def one(self, statement: str, *values: Any) -> Rows:
+        """Run a statement by itself; its rows."""
+        with self._gate:
+            try:
+                pooled = self._engine.raw_connection()
+                driver: Any = pooled.driver_connection
+                try:
+                    return await _Connection(driver).fetch(statement, *values)
+                finally:
+                    pooled.close()
+            except Exception as exc:
+                _raise(exc)
+
+    async def transaction(self, work: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Do some work on a `Connection`, and commit it."""
+        with self._gate:
+            try:
+                pooled = self._engine.raw_connection()
+                try:
+                    return await self._commit(pooled.driver_connection, work, *args)
+                finally:
+                    pooled.close()
+            except Exception as exc:
+                _raise(exc)
+
+    async def _commit(self, driver: Any, work: Callable[..., Awaitable[T]], *args: Any) -> T:
+        with self._writing:
+            driver.execute("BEGIN IMMEDIATE")
+            try:
+                result = await work(_Connection(driver), *args)
+                driver.execute("COMMIT")
+            except BaseException:
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK")
+                raise
+        return result
+
+    def before_fork(self) -> None:
+        """Finish what is going on, and close every connection."""
+        self._gate.shut()
+        self._engine.dispose()
+
+    def after_fork(self, *, child: bool) -> None:
+        """Go on; in the child, where no other thread is, anew."""
+        if child:
+            self._gate.reset()
+        else:
+            self._gate.open()
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        self._engine.dispose()
+
+
+class AsyncSqlite(AsyncTransport):
+    """Awaits the answer, which comes from a thread of this transport's own."""
+
+    def __init__(self, sync: SyncSqlite) -> None:
+        super().__init__()
+        self._sync = sync
+
+    async def one(self, statement: str, *values: Any) -> Rows:
+        """Run a statement by itself; its rows."""
+        return await self.offload(_run, self._sync.one, statement, *values)
+
+    async def transaction(self, work: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Do some work on a `Connection`, and commit it."""
+        return await self.offload(_run, self._sync.transaction, work, *args)
+
+    async def close(self) -> None:
+        """End the threads, and close the idle connections."""
+        await super().close()
+        await self._sync.close()
+
+
+def _run(verb: Callable[..., Any], *args: Any) -> Any:
+    return run_sync(verb(*args))
+
+
+_alive: weakref.WeakSet[SyncSqlite] = weakref.WeakSet()
+_forking: list[SyncSqlite] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = _alive
+    for transport in _forking:
+        transport.before_fork()
+
+
+def _after_fork(*, child: bool) -> None:
+    for transport in _forking:
+        transport.after_fork(child=child)
+    _forking.clear()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=partial(_after_fork, child=False),
+    after_in_child=partial(_after_fork, child=True),
+)

@@ -1,0 +1,135 @@
+"""The harness of the Postgres store: a server of our own, behind a proxy."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from chatstores.conformance import Borrowed, Counted, Harness
+from chatstores_sql import PostgresChatStore
+from tests.servers.postgres import PostgresServer
+from tests.servers.proxy import Proxy
+
+__all__ = ["PostgresHarness"]
+
+
+class _Since:
+    """A counter of a proxy, from now on."""
+
+    def __init__(self, proxy: Proxy, counter: str) -> None:
+        self._proxy, self._counter = proxy, counter
+        self._start = getattr(proxy, counter)
+
+    @property
+    def count(self) -> int:
+        return int(getattr(self._proxy, self._counter)) - self._start
+
+
+class PostgresHarness(Harness):
+    """Reaches the server through the proxy, and its data directly.
+
+    Args:
+        server: the server.
+        proxy: the proxy before it.
+        schema: the tables' schema, or None for the default.
+        options: of every store.
+    """
+
+    throwaway = True
+    driver = "psycopg"
+
+    def __init__(
+        self, server: PostgresServer, proxy: Proxy, schema: str | None = None, **options: Any
+    ) -> None:
+        url = proxy.url(server.url)
+        super().__init__(f"{url}?schema={schema}" if schema else url, **options)
+        self._server = server
+        self._proxy = proxy
+        self._tables = f"{schema or 'public'}.chatstores_"
+
+    @contextmanager
+    def fresh_place(self) -> Iterator[Harness]:
+        schema = f"fresh_{secrets.token_hex(4)}"
+        yield PostgresHarness(self._server, self._proxy, schema, **self.options)
+
+    def overwrite(self, namespace: str, key: str, index: int, payload: bytes) -> None:
+        self._server.execute(
+            f"UPDATE {self._tables}messages SET payload = %s WHERE (session, ordinal) = ("
+            f"SELECT session, ordinal FROM {self._tables}messages m "
+            f"JOIN {self._tables}sessions s ON s.id = m.session "
+            "WHERE namespace = %s AND key = %s ORDER BY ordinal LIMIT 1 OFFSET %s)",
+            payload.decode(errors="replace"),
+            namespace,
+            key,
+            index,
+        )
+
+    def restart(self) -> None:
+        self._server.restart()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        self._proxy.refuse()
+        try:
+            yield
+        finally:
+            self._proxy.refuse(False)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        self._proxy.silence()
+        try:
+            yield
+        finally:
+            self._proxy.silence(False)
+
+    @contextmanager
+    def dropped_replies(self, n: int) -> Iterator[Counted]:
+        self._proxy.drop_replies(n, b"COMMIT", b'"v":1,', b'\\"v\\":1,')
+        try:
+            yield _Since(self._proxy, "dropped")
+        finally:
+            self._proxy.drop_replies(0)
+
+    @contextmanager
+    def received(self) -> Iterator[Counted]:
+        yield _Since(self._proxy, "received")
+
+    @contextmanager
+    def contended(self, namespace: str, key: str) -> Iterator[None]:
+        with self._server.client() as client:
+            client.execute("BEGIN")
+            client.execute(
+                f"SELECT 1 FROM {self._tables}sessions WHERE namespace = %s AND key = %s "
+                "FOR UPDATE",
+                (namespace, key),
+            )
+            yield
+            client.execute("ROLLBACK")
+
+    def borrowed(self, form: str, **options: Any) -> Borrowed:
+        if form == "sync":
+            engine = sqlalchemy.create_engine(
+                self.url.replace("postgresql://", "postgresql+psycopg://")
+            )
+
+            def use() -> None:
+                with engine.connect() as connection:
+                    connection.execute(sqlalchemy.text("SELECT 1"))
+
+            return Borrowed(PostgresChatStore(client=engine, **options), use, engine.dispose)
+        async_engine = create_async_engine(
+            self.url.replace("postgresql://", "postgresql+asyncpg://")
+        )
+
+        async def ause() -> None:
+            async with async_engine.connect() as connection:
+                await connection.execute(sqlalchemy.text("SELECT 1"))
+
+        store = PostgresChatStore(async_client=async_engine, **options)
+        return Borrowed(store, ause, async_engine.dispose)
