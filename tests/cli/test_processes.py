@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from chatstores import ChatMessage, open_store
+from tests.servers.proxy import Proxy
 
 PROGRAM = str(Path(sys.executable).with_name("chatstores"))
 
@@ -190,10 +192,16 @@ def test_a_terminal_gets_a_live_line(redis_namespace, many):
     assert told.stderr == ""
 
 
-def test_interrupted_by_ctrl_c(redis_namespace, many):
-    shown, code = terminal(
-        "load", many[10_000], "--url", redis_namespace, interrupt_after=b"restoring: "
-    )
+@pytest.fixture
+def slow(redis_namespace):
+    """The same place, so slowly that a load does not end before it is interrupted."""
+    with Proxy("127.0.0.1", urlsplit(redis_namespace).port) as proxy:
+        proxy.delay(0.001)
+        yield proxy.url(redis_namespace)
+
+
+def test_interrupted_by_ctrl_c(redis_namespace, slow, many):
+    shown, code = terminal("load", many[10_000], "--url", slow, interrupt_after=b"restoring: ")
     assert code == 130
     assert shown.endswith("chatstores: interrupted\r\n")
     assert "Traceback" not in shown
@@ -203,9 +211,9 @@ def test_interrupted_by_ctrl_c(redis_namespace, many):
     assert result["sessions"] > 0
 
 
-def test_a_load_that_was_killed_is_finished_by_the_same_command(redis_namespace, many):
+def test_a_load_that_was_killed_is_finished_by_the_same_command(redis_namespace, slow, many):
     with open_store(redis_namespace) as store:
-        command = [PROGRAM, "load", str(many[10_000]), "--url", redis_namespace]
+        command = [PROGRAM, "load", str(many[10_000]), "--url", slow]
         killed = 0
         while killed < 3:
             with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
