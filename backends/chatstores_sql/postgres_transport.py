@@ -32,6 +32,7 @@ __all__ = [
     "DRIVER_ERRORS",
     "LOCK_MS",
     "AsyncPostgres",
+    "Connector",
     "SyncPostgres",
     "async_engine_of",
     "sqlstate",
@@ -89,37 +90,60 @@ def sync_engine_of(
     )
 
 
-def async_engine_of(
-    arguments: dict[str, Any], *, prepare: bool, size: int, seconds: float
-) -> AsyncEngine:
-    """The same, for an event loop."""
-    cached = 100 if prepare else 0
+class Connector:
+    """Connects asyncpg.
 
-    async def connect() -> Any:
-        # asyncpg, cancelled while it connects, leaves futures behind that complain: it goes on.
-        connecting = asyncio.ensure_future(
-            asyncpg.connect(**arguments, statement_cache_size=cached, timeout=seconds)
-        )
+    Cancelled while it connects, asyncpg leaves futures behind that complain, and what was done so
+    far would be done again by the next attempt, which has no more time: so it goes on, and whoever
+    connects next gets the connection.
+
+    Args:
+        arguments: those of ``asyncpg.connect``.
+    """
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._spare: list[Any] = []
+
+    async def connect(self) -> Any:
+        """A connection of asyncpg."""
+        while self._spare:
+            connection = self._spare.pop()
+            if not connection.is_closed():
+                return connection
+        connecting = asyncio.ensure_future(asyncpg.connect(**self._arguments))
         try:
             return await asyncio.shield(connecting)
         except asyncio.CancelledError:
-            connecting.add_done_callback(_abandon)
+            connecting.add_done_callback(self._keep)
             raise
 
-    return create_async_engine(
+    def _keep(self, connecting: asyncio.Future[Any]) -> None:
+        if not connecting.cancelled() and connecting.exception() is None:
+            self._spare.append(connecting.result())
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        while self._spare:
+            self._spare.pop().terminate()
+
+
+def async_engine_of(
+    arguments: dict[str, Any], *, prepare: bool, size: int, seconds: float
+) -> tuple[AsyncEngine, Connector]:
+    """The same, for an event loop; and what connects it, to be closed after it."""
+    cached = 100 if prepare else 0
+    connector = Connector({**arguments, "statement_cache_size": cached, "timeout": seconds})
+    engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        async_creator=connector.connect,
         isolation_level="AUTOCOMMIT",
         pool_size=size,
         max_overflow=0,
         pool_timeout=seconds,
         pool_reset_on_return=None,
     )
-
-
-def _abandon(connecting: asyncio.Future[Any]) -> None:
-    if not connecting.cancelled() and connecting.exception() is None:
-        connecting.result().terminate()
+    return engine, connector
 
 
 def _original(exc: BaseException) -> BaseException:
@@ -294,13 +318,22 @@ class _AsyncConnection:
 
 
 class AsyncPostgres(AsyncTransport):
-    """Awaits the answer; the arguments are those of `SyncPostgres`."""
+    """Awaits the answer.
 
-    def __init__(self, engine: AsyncEngine, seconds: float, *, own: bool, prepare: bool) -> None:
+    Args:
+        engine: where connections come from.
+        seconds: those of an attempt.
+        connector: what connects the engine, if it is this transport's; then it is disposed of.
+        prepare: whether what one transaction did to a connection is there for the next.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, seconds: float, *, connector: Connector | None, prepare: bool
+    ) -> None:
         super().__init__()
         self._engine = engine
         self._seconds = seconds
-        self._own = own
+        self._connector = connector
         self._prepare = prepare
         self._generation = _Generation()
 
@@ -355,7 +388,7 @@ class AsyncPostgres(AsyncTransport):
         return pooled
 
     async def _give_back(self, pooled: Any) -> None:
-        if self._own:
+        if self._connector:
             pooled.close()  # into the pool, which has a place for it: nothing is sent
         else:
             await greenlet_spawn(pooled.close)
@@ -382,8 +415,9 @@ class AsyncPostgres(AsyncTransport):
     async def close(self) -> None:
         """Close the idle connections."""
         await super().close()
-        if self._own:
+        if self._connector:
             await self._engine.dispose()
+            self._connector.close()
 
 
 async def _fetch(connection: Any, statement: str, *values: Any) -> Rows:
