@@ -72,8 +72,7 @@ class PostgresChatStore(SqlChatStore):
         database: the database, or None for the driver's default.
         schema: the schema of the tables; default: the first of the role's search path.
         table_prefix: what their names begin with; default "chatstores\\_".
-        pool_size: how many connections sync code, and each event loop, may have; default 5, as in
-            SQLAlchemy.
+        pool_size: how many connections sync code, and each event loop, may have; default 10.
         pool_timeout: how long a call waits for one, in seconds; default: as ``timeout`` allows.
         prepare: whether statements are prepared on the server; False for PgBouncer in transaction
             mode before its version 1.21. Default True.
@@ -124,7 +123,7 @@ class PostgresChatStore(SqlChatStore):
         database: str | None = None,
         schema: str | None = None,
         table_prefix: str = "chatstores_",
-        pool_size: int = 5,
+        pool_size: int = 10,
         pool_timeout: float | str | None = None,
         prepare: bool = True,
         client: sqlalchemy.Engine | None = None,
@@ -164,7 +163,7 @@ class PostgresChatStore(SqlChatStore):
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
         own = {name: options.pop(name) for name in list(options) if name in cls._options}
-        own = {"table_prefix": "chatstores_", "pool_size": 5, "prepare": True, **own}
+        own = {"table_prefix": "chatstores_", "pool_size": 10, "prepare": True, **own}
         store = cls.__new__(cls)
         store._place = Place.of_url(url, own)
         store._finish(own, options)
