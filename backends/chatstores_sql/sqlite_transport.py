@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -221,6 +222,11 @@ class SyncSqlite(SyncTransport):
     async def close(self) -> None:
         """Close the idle connections."""
         self._engine.dispose()
+
+    def __del__(self) -> None:
+        # A store that nobody closed.
+        with contextlib.suppress(Exception):
+            self._engine.dispose()
 
 
 class AsyncSqlite(AsyncTransport):
