@@ -26,34 +26,40 @@ def kill_writers(store: ChatStore, url: str, times: int, key: str = "k") -> int:
     chance = random.Random(7)
     acknowledged: list[str] = []
     in_flight = 0
-    for run in range(times):
-        name = f"run{run}"
-        said = _kill_one([url, store.namespace, key, name], chance.uniform(0.0, 0.15))
-        begun = [int(line[2:]) for line in said if line.startswith("?")]
-        done = [int(line[2:]) for line in said if line.startswith("!")]
-        in_flight += len(begun) > len(done)
-        acknowledged += [f"{name}.{number}.{part}" for number in done for part in range(BATCH)]
-    _check([message.id for message in store.get_messages(key)], acknowledged)
-    assert all(message.text == "x" * 2000 for message in store.get_messages(key))
-    return in_flight
-
-
-def _kill_one(arguments: list[str], after: float) -> list[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.writer", *arguments],
+    writers = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.writer", url, store.namespace, key],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'backends'}"},
     )
-    assert process.stdout is not None
-    first = process.stdout.readline()  # it has begun
+    with writers:
+        for run in range(times):
+            said = _kill_one(writers, f"run{run}", chance.uniform(0.0, 0.15))
+            begun = [int(line[2:]) for line in said if line.startswith("?")]
+            done = [int(line[2:]) for line in said if line.startswith("!")]
+            in_flight += len(begun) > len(done)
+            acknowledged += [
+                f"run{run}.{number}.{part}" for number in done for part in range(BATCH)
+            ]
+    _check([message.id for message in store.get_messages(key)], acknowledged)
+    assert all(message.text == "x" * 2000 for message in store.get_messages(key))
+    return in_flight
+
+
+def _kill_one(writers: subprocess.Popen[str], name: str, after: float) -> list[str]:
+    """What a writer said until it was killed, so many seconds after it began its first batch."""
+    assert writers.stdin is not None
+    assert writers.stdout is not None
+    writers.stdin.write(f"{name}\n")
+    writers.stdin.flush()
+    writer = int(writers.stdout.readline())
+    first = writers.stdout.readline()
+    assert first == "? 0\n", "a writer did not begin"
     time.sleep(after)
-    process.send_signal(signal.SIGKILL)
-    rest = process.stdout.read()
-    process.wait()
-    process.stdout.close()
-    return [line for line in (first + rest).splitlines(keepends=True) if line.endswith("\n")]
+    os.kill(writer, signal.SIGKILL)
+    return [first, *iter(writers.stdout.readline, ".\n")]
 
 
 def _check(there: list[str], acknowledged: list[str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from chatstores import ChatMessage, ChatStore
+from chatstores import ChatMessage, ChatStore, Commit
 from chatstores.errors import BackendUnavailableError, OutcomeUnknownError
+from chatstores.transport import run_sync
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Load:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._failures: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._work, args=(n,)) for n in range(threads)]
+        self._threads = self._make_threads(threads)
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -108,7 +110,16 @@ class Load:
         """How many calls gave up before anything happened."""
         return sum(ledger.unavailable for ledger in self.ledgers.values())
 
-    def _work(self, writer: int) -> None:
+    def _make_threads(self, number: int) -> list[threading.Thread]:
+        return [threading.Thread(target=lambda n=n: run_sync(self._work(n))) for n in range(number)]
+
+    async def _add(self, key: str, message: ChatMessage) -> Commit:
+        return self.store.add_message(key, message)
+
+    async def _pop(self, key: str) -> ChatMessage | None:
+        return self.store.delete_last_message(key)
+
+    async def _work(self, writer: int) -> None:
         chance = random.Random(writer)
         number = 0
         try:
@@ -119,22 +130,22 @@ class Load:
                     self.in_flight += 1
                     self.calls += 1
                 try:
-                    self._call(key, f"w{writer}.{number}", pop=chance.random() < 0.3)
+                    await self._call(key, f"w{writer}.{number}", pop=chance.random() < 0.3)
                 finally:
                     with self._lock:
                         self.in_flight -= 1
         except BaseException as exc:
             self._failures.append(exc)
 
-    def _call(self, key: str, name: str, pop: bool) -> None:
+    async def _call(self, key: str, name: str, pop: bool) -> None:
         ledger = self.ledgers[key]
         try:
             if pop:
-                message = self.store.delete_last_message(key)
+                message = await self._pop(key)
                 if message is not None:
                     ledger.popped.append(message.id)
             else:
-                commit = self.store.add_message(key, ChatMessage(f"text of {name}", id=name))
+                commit = await self._add(key, ChatMessage(f"text of {name}", id=name))
                 assert commit.added == 1, f"{name} was there already"
                 ledger.added.append(name)
         except OutcomeUnknownError:
@@ -144,3 +155,19 @@ class Load:
                 ledger.unknown_adds.append(name)
         except BackendUnavailableError:
             ledger.unavailable += 1
+
+
+class AsyncLoad(Load):
+    """Tasks of one event loop instead of threads; the loop has a thread of its own."""
+
+    def _make_threads(self, number: int) -> list[threading.Thread]:
+        async def work() -> None:
+            await asyncio.gather(*(self._work(n) for n in range(number)))
+
+        return [threading.Thread(target=lambda: asyncio.run(work()))]
+
+    async def _add(self, key: str, message: ChatMessage) -> Commit:
+        return await self.store.aadd_message(key, message)
+
+    async def _pop(self, key: str) -> ChatMessage | None:
+        return await self.store.adelete_last_message(key)
