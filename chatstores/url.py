@@ -29,8 +29,11 @@ __all__ = [
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _SECRET = re.compile(
-    r"pass|pwd|secret|token|credential|auth|key(?!space|file)|(^|[_.-])sas($|[_.-])", re.IGNORECASE
+    r"pass|pwd|secret|token|credential|auth|(?<!ssl)key(?!space|file)|(^|[_.-])sas($|[_.-])",
+    re.IGNORECASE,
 )
+#: A user of these may stand without a host: the socket is a path, or an option.
+_HOSTLESS = ("unix", "postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg")
 _STRAY_OPTION = re.compile(r"&\w+=")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)
 _SECONDS = {None: 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -107,7 +110,7 @@ def parse_url(url: str) -> StoreURL:
         raise InvalidURLError(
             "the first option of a URL follows a '?', not an '&' (in a name & is written %26)"
         )
-    hosts, username, password = _split_authority(authority, hostless=scheme == "unix")
+    hosts, username, password = _split_authority(authority, hostless=scheme in _HOSTLESS)
     return StoreURL(scheme, hosts, username, password, unquote(path), _split_query(query))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import ssl
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -17,8 +19,8 @@ from chatstores.errors import (
 )
 from chatstores.registry import missing
 from chatstores.types import Capabilities
-from chatstores.url import StoreURL, parse_bool, parse_duration, parse_int, parse_options, refused
-from chatstores_sql.place import LIBPQ, PORT, REFUSED, Place
+from chatstores.url import StoreURL, parse_bool, parse_duration, parse_int, parse_options
+from chatstores_sql.place import LIBPQ, PARSERS, Place, hosts_of, place_of_client
 from chatstores_sql.postgres_transport import (
     DRIVER_ERRORS,
     LOCK_MS,
@@ -42,11 +44,29 @@ except ImportError as exc:
 
 __all__ = ["PostgresChatStore"]
 
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be a str")
-    return value
+_PREFIX = "chatstores_"
+#: How many connections there are by default.
+_POOL = 10
+#: The store's own options, and what they are by default.
+_USUAL: dict[str, Any] = {
+    "schema": None,
+    "table_prefix": _PREFIX,
+    "pool_size": _POOL,
+    "pool_timeout": None,
+    "prepare": True,
+}
+_PARTS = ("host", "port", "user", "password", "database")
+#: libpq gives no code for what a server said at connecting; this is how it is known all the same.
+_CONNECTING = {
+    "28P01": "password authentication failed|no password supplied",
+    "28000": r"authentication failed|no pg_hba\.conf entry|valid client certificate|"
+    'role ".*" (does not exist|is not permitted)|peer user name mismatch',
+    "3D000": 'database ".*" does not exist',
+    "42501": "permission denied for database",
+    "08P01": "unsupported startup parameter",
+    "42704": "unrecognized configuration parameter|invalid value for parameter",
+    "42601": "invalid command-line argument",
+}
 
 
 def _positive(value: Any) -> int:
@@ -66,7 +86,7 @@ class PostgresChatStore(SqlChatStore):
     Args:
         host: the server, or several with commas between; a directory for its socket file. Default:
             the driver's own.
-        port: its port, the same for all of them; default 5432.
+        port: its port, the same for all of them, or None: 5432.
         user: the role, or None for the driver's default.
         password: its password, or None.
         database: the database, or None for the driver's default.
@@ -74,12 +94,12 @@ class PostgresChatStore(SqlChatStore):
         table_prefix: what their names begin with; default "chatstores\\_".
         pool_size: how many connections sync code, and each event loop, may have; default 10.
         pool_timeout: how long a call waits for one, in seconds; default: as ``timeout`` allows.
-        prepare: whether statements are prepared on the server; False for PgBouncer in transaction
-            mode before its version 1.21. Default True.
+        prepare: whether statements are prepared on the server; False behind PgBouncer in
+            transaction mode. Default True.
         client: a SQLAlchemy ``Engine`` on psycopg to take connections from, in sync code. It is
             never disposed of. Where a lock may be held long, give it a ``lock_timeout``.
         async_client: an ``AsyncEngine`` on asyncpg, likewise, for coroutines of the loop that it
-            was made for.
+            was made for. Beside an engine stand no host, user, password and the like: it has them.
         options: libpq's ``application_name``, ``options``, ``passfile``, ``sslmode``,
             ``sslrootcert``, ``sslcert``, ``sslkey``, ``sslcrl``, ``sslpassword``,
             ``target_session_attrs``; and those of every store, see ``ChatStore``.
@@ -109,35 +129,49 @@ class PostgresChatStore(SqlChatStore):
         "pool_size": _positive,
         "pool_timeout": parse_duration,
         "prepare": parse_bool,
-        **dict.fromkeys(LIBPQ, _text),
-        **{name: refused(reason) for name, reason in REFUSED.items()},
+        **PARSERS,
     }
 
     def __init__(
         self,
         host: str | None = None,
-        port: int = PORT,
+        port: int | None = None,
         *,
         user: str | None = None,
         password: str | None = None,
         database: str | None = None,
         schema: str | None = None,
-        table_prefix: str = "chatstores_",
-        pool_size: int = 10,
+        table_prefix: str = _PREFIX,
+        pool_size: int | None = None,
         pool_timeout: float | str | None = None,
         prepare: bool = True,
         client: sqlalchemy.Engine | None = None,
         async_client: AsyncEngine | None = None,
         **options: Any,
     ) -> None:
-        own = {name: options.pop(name) for name in list(options) if name in self._options}
-        own |= {"table_prefix": table_prefix, "pool_size": pool_size, "prepare": prepare}
-        own |= {} if schema is None else {"schema": schema}
-        own |= {} if pool_timeout is None else {"pool_timeout": pool_timeout}
+        base = {name: options.pop(name) for name in self._base_options.keys() & options.keys()}
+        hosts = hosts_of(host, port)
+        given: dict[str, Any] = {"schema": schema, "pool_size": pool_size}
+        given |= {"pool_timeout": pool_timeout}
+        own = {name: value for name, value in given.items() if value is not None}
+        own |= {"table_prefix": table_prefix, "prepare": prepare, **options}
         own = parse_options(own, self._options, "postgresql://")
-        hosts = [(name, port) for name in host.split(",")] if host else []
-        self._place = Place.of_arguments(hosts, user, password, database, own)
-        self._finish(own, options, client, async_client)
+        place = Place.of_arguments(hosts, user, password, database, dict(own))
+        if client is not None or async_client is not None:
+            parts = (host, port, user, password, database)
+            beside = [name for name, part in zip(_PARTS, parts, strict=True) if part is not None]
+            beside += [name for name in (*LIBPQ, "pool_size", "pool_timeout") if name in own]
+            if beside:
+                raise InvalidURLError(
+                    f"{', '.join(beside)}: not beside client= or async_client=, which have "
+                    "their own"
+                )
+            if async_client is not None:
+                place = place_of_client(async_client, "async")
+            if client is not None:
+                place = place_of_client(client, "sync")
+        self._place = place
+        self._finish(own, base, client, async_client)
 
     def _finish(
         self,
@@ -147,15 +181,20 @@ class PostgresChatStore(SqlChatStore):
         async_client: AsyncEngine | None = None,
     ) -> None:
         dialect: Dialect = PGDialect()  # type: ignore[no-untyped-call]
-        tables = Tables(dialect, own["table_prefix"], own.get("schema"))
+        tables = Tables(dialect, own.get("table_prefix", _PREFIX), own.get("schema"))
         super().__init__(tables, **options)
         self._pool = {
-            "prepare": own["prepare"],
-            "size": own["pool_size"],
+            "prepare": own.get("prepare", True),
+            "size": own.get("pool_size", _POOL),
             "seconds": own.get("pool_timeout", self._first_attempt),
         }
         # PgBouncer knows no settings at connecting.
-        self._settings = {"lock_timeout": str(LOCK_MS)} if own["prepare"] else {}
+        self._settings = {"lock_timeout": str(LOCK_MS)} if self._pool["prepare"] else {}
+        self._query = {
+            name: str(own[name]).lower()
+            for name, usual in _USUAL.items()
+            if own.get(name, usual) != usual
+        }
         self._clients = (client, async_client)
         self._made_in = os.getpid()
         self._secrets = (self._place.password,) if self._place.password else ()
@@ -163,7 +202,6 @@ class PostgresChatStore(SqlChatStore):
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
         own = {name: options.pop(name) for name in list(options) if name in cls._options}
-        own = {"table_prefix": "chatstores_", "pool_size": 10, "prepare": True, **own}
         store = cls.__new__(cls)
         store._place = Place.of_url(url, own)
         store._finish(own, options)
@@ -172,12 +210,7 @@ class PostgresChatStore(SqlChatStore):
     @property
     def url(self) -> str:
         """The URL, without the password; what it has by default is left out."""
-        query = {}
-        if self._tables.schema is not None:
-            query["schema"] = self._tables.schema
-        if self._tables.prefix != "chatstores_":
-            query["table_prefix"] = self._tables.prefix
-        return self._place.url(query)
+        return self._place.url(self._query)
 
     def _open(self) -> SyncPostgres:
         given, other = self._clients
@@ -216,20 +249,32 @@ class PostgresChatStore(SqlChatStore):
 
     def _error(self, exc: BaseException) -> ChatStoreError:
         where = self.url
-        state = sqlstate(exc)
         said = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        state = sqlstate(exc) or _state_of(said)
+        said = said.removeprefix("connection failed: ").rpartition("FATAL:  ")[2]
+        if error := self._login_error(exc, state, said):
+            return error
         match state[:2], state:
-            case "28", _:
-                return AuthenticationError(f"{where} refused the user or password: {said}")
             case _, "42501":
                 return PermissionDeniedError(f"{where}: {said}")
             case _, "3D000":
                 return BackendMismatchError(f"{where}: {said}; CREATE DATABASE makes it")
-            case _, "26000" | "42P05":
+            case _, "26000" | "42P05" | "08P01":
                 return BackendMismatchError(
-                    f"{where}: {said}; behind PgBouncer in transaction mode give prepare=false"
+                    f"{where}: {said}; behind PgBouncer in transaction mode give prepare=false, "
+                    "and no options="
+                )
+            case _, "42704" | "22023" | "55P02":
+                return InvalidURLError(f"the option options: {said}")
+            case _, "25006":
+                return BackendUnavailableError(
+                    f"{where} takes no writes: {said}. It is a standby, or has "
+                    "default_transaction_read_only; of several hosts target_session_attrs="
+                    "read-write finds the one that takes them"
                 )
             case "42" | "22" | "0A" | "23", _:
+                if "command-line argument" in said:
+                    return InvalidURLError(f"the option options: {said}")
                 return BackendMismatchError(
                     f"{where}: {said}; the tables {self._tables.prefix}* are not what this "
                     "chatstores made"
@@ -238,8 +283,42 @@ class PostgresChatStore(SqlChatStore):
             return BackendUnavailableError(
                 f"{where}: all {self._pool['size']} connections are in use"
             )
-        if isinstance(exc, FileNotFoundError | ValueError):
-            return InvalidURLError(f"{where}: {said}")
         if isinstance(exc, TimeoutError):
             return BackendUnavailableError(f"{where} did not answer in time")
+        if state:
+            return BackendUnavailableError(f"{where} refuses for now: {said}")
         return BackendUnavailableError(f"{where} cannot be reached: {said}")
+
+    def _login_error(self, exc: BaseException, state: str, said: str) -> ChatStoreError | None:
+        """What it means if files, TLS or the login are at fault."""
+        where = self.url
+        refused = state.startswith("28")
+        tls = isinstance(exc, ssl.SSLError) or "SSL error" in said
+        if refused or tls or not state:
+            if file := self._place.missing_file():
+                return InvalidURLError(f"the option {file} is not there")
+            if "root certificate file" in said or (
+                isinstance(exc, ValueError) and not isinstance(exc, ssl.SSLError)
+            ):
+                return InvalidURLError(f"{where}: {said}")
+        if tls:
+            return AuthenticationError(
+                f"{where}: TLS failed: {getattr(exc, 'verify_message', '') or said}; sslrootcert= "
+                "names the authority of the server's certificate, sslcert= and sslkey= the "
+                "client's own"
+            )
+        if not refused:
+            return None
+        if "client certificate" in said:
+            return AuthenticationError(f"{where}: {said}: sslcert= and sslkey= name it")
+        if state == "28P01" and not self._place.password and "passfile" not in self._place.options:
+            return AuthenticationError(
+                f"{where} wants a password: postgresql://user:password@..., or password=... "
+                f"beside the URL ({said})"
+            )
+        return AuthenticationError(f"{where} refused the login: {said}")
+
+
+def _state_of(said: str) -> str:
+    """The code of an error at connecting, by its text; "" if it is not known."""
+    return next((code for code, text in _CONNECTING.items() if re.search(text, said)), "")

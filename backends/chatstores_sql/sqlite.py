@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Mapping
@@ -57,7 +58,8 @@ class SqliteChatStore(SqlChatStore):
     this store's own. Not on a network file system, whose locks do not hold.
 
     Args:
-        path: the file; beside it stand, while it is in use, ``-wal`` and ``-shm``. None: in memory.
+        path: the file; beside it stand, while it is in use, ``-wal`` and ``-shm``. None, or
+            ":memory:": in memory.
         synchronous: "full" (default): what was acknowledged outlives a crash of the machine.
             "normal": of the process; the machine's may lose the last writes, and nothing else.
         table_prefix: what the tables' names begin with; default "chatstores\\_".
@@ -92,10 +94,12 @@ class SqliteChatStore(SqlChatStore):
         table_prefix: str = "chatstores_",
         **options: Any,
     ) -> None:
-        own = parse_options(
-            {"synchronous": synchronous, "table_prefix": table_prefix}, self._options, "sqlite://"
-        )
-        super().__init__(Tables(sqlite.dialect(), own["table_prefix"]), **options)
+        base = {name: options.pop(name) for name in self._base_options.keys() & options.keys()}
+        given = {"synchronous": synchronous, "table_prefix": table_prefix, **options}
+        own = parse_options(given, self._options, "sqlite://")
+        super().__init__(Tables(sqlite.dialect(), own["table_prefix"]), **base)
+        if path == ":memory:":
+            path = None
         self._path = None if path is None else absolute_path(path, "sqlite:///chats.db")
         self._synchronous: str = own["synchronous"]
         if self._path is None:
@@ -105,7 +109,7 @@ class SqliteChatStore(SqlChatStore):
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
         path = file_of(url)
-        return cls(None if path in ("", ":memory:") else path, **options)
+        return cls(path or None, **options)
 
     @property
     def url(self) -> str:
@@ -131,11 +135,18 @@ class SqliteChatStore(SqlChatStore):
 
     def _error(self, exc: BaseException) -> ChatStoreError:
         reason = getattr(exc, "strerror", None) or str(exc)
+        if isinstance(exc, FileNotFoundError | NotADirectoryError | PermissionError):
+            return self._cannot_open()
+        if isinstance(exc, OSError) and exc.errno == errno.ENAMETOOLONG:
+            return BackendMismatchError(f"{self._path}: {reason}")
         match code_of(exc):
             case sqlite3.SQLITE_CANTOPEN:
                 return self._cannot_open()
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
-                return PermissionDeniedError(f"{self._path} cannot be written by this user")
+                return PermissionDeniedError(
+                    f"{self._path} cannot be written by this user: the file and its directory "
+                    "must be writable"
+                )
             case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR:
                 return BackendMismatchError(
                     f"{self._path} is no database of this chatstores: {reason}"
