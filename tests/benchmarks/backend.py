@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -14,19 +14,22 @@ from typing import Any, ClassVar, Literal, Protocol
 from chatstores import ChatStore, open_store
 from tests.benchmarks.case import Call, Case, Form, Statistic
 from tests.benchmarks.messages import make_messages, payloads
+from tests.benchmarks.report import Check
 
-__all__ = ["HISTORIES", "Backend", "Plan", "Raw", "open_cases"]
+__all__ = ["BATCH", "HISTORIES", "Backend", "Plan", "Raw", "open_cases"]
 
 HISTORIES = (10, 1_000, 10_000)
+#: How many messages the rows of the kind "batch" add at once.
+BATCH = 1_000
 _SUPPLY = 2_000
-_NAMES = {"add": "add one", "last": "last 20", "all": "all"}
+_NAMES = {"add": "add one", "batch": f"add {BATCH:,} at once", "last": "last 20", "all": "all"}
 
 
 @dataclass(frozen=True)
 class Plan:
     """Rows of one kind, measured together: one a history."""
 
-    kind: Literal["add", "last", "all"]
+    kind: Literal["add", "batch", "last", "all"]
     form: Form
     histories: tuple[int, ...]
     seconds: float
@@ -44,8 +47,9 @@ class Plan:
 class Raw(Protocol):
     """A driver's own calls for one row, over one held connection.
 
-    Beside these it has those that its plans time: `add(payload)`, `last()` (the newest 20) and
-    `all()` (every one, each parsed by json.loads). In the async form those return awaitables.
+    Beside these it has those that its plans time: `add(payload)`, `batch(payloads)`, `last()` (the
+    newest 20) and `all()` (every one, each parsed by json.loads). In the async form those return
+    awaitables.
     """
 
     def fill(self, payloads: Sequence[bytes]) -> None:
@@ -80,6 +84,10 @@ class Backend(ABC):
     def watch(self, place: str, name: str) -> Call | None:
         """A call whose result changes when an add has done more than to add."""
         return None
+
+    def checks(self, place: str) -> Iterable[Check]:
+        """What must be so there, beside the times; looked at after its rows."""
+        return ()
 
     def facts(self, place: str) -> dict[str, str]:
         """What the header says of it: versions of driver and server, and the like."""
@@ -119,10 +127,11 @@ def _case(
 ) -> Case:
     messages = make_messages(history)
     stored = payloads(messages)
-    growth = max(10, history // 10)
+    batch = plan.kind == "batch"
+    growth = 1 if batch else max(10, history // 10)
 
     def reset() -> None:
-        _expect(store, key, history + growth)
+        _expect(store, key, history + growth * (BATCH if batch else 1))
         store.delete_after(key, messages[-1].id)
         if raw is not None:
             raw.fill(stored)
@@ -143,7 +152,7 @@ def _case(
         baseline=plan.baseline,
         ceiling=plan.ceiling,
         statistic=plan.statistic,
-        reset=reset if plan.kind == "add" else None,
+        reset=reset if plan.kind in ("add", "batch") else None,
         reset_every=growth,
     )
 
@@ -161,6 +170,8 @@ def _calls(plan: Plan, store: ChatStore, raw: Raw | None, key: str) -> tuple[Cal
     theirs = getattr(raw, plan.kind) if raw is not None else None
     if plan.kind == "add":
         return _adds(store.add_message if sync else store.aadd_message, theirs, key)
+    if plan.kind == "batch":
+        return _batches(store.add_messages if sync else store.aadd_messages, theirs, key)
     get = store.get_messages if sync else store.aget_messages
     if plan.kind == "last":
         return lambda: get(key, last=20), theirs
@@ -173,3 +184,11 @@ def _adds(add: Any, raw_add: Any, key: str) -> tuple[Call, Call | None]:
     supply, stored = cycle(messages), cycle(payloads(messages))
     theirs = (lambda: raw_add(next(stored))) if raw_add is not None else None
     return lambda: add(key, next(supply)), theirs
+
+
+def _batches(add: Any, raw_add: Any, key: str) -> tuple[Call, Call | None]:
+    """Calls that add one batch; each comes after a reset."""
+    messages = make_messages(BATCH)
+    stored = payloads(messages)
+    theirs = (lambda: raw_add(stored)) if raw_add is not None else None
+    return lambda: add(key, messages), theirs

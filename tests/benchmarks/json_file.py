@@ -7,14 +7,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.backend import HISTORIES, Backend, Plan, Raw
 from tests.benchmarks.case import Call
 
-__all__ = ["BACKEND", "filesystem"]
+__all__ = ["BACKEND", "disk", "filesystem"]
 
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _FDATASYNC = getattr(os, "fdatasync", os.fsync)  # macOS has none
@@ -61,14 +61,9 @@ class JsonFile(Backend):
         Plan("add", "sync", (1_000,), 5, None, "write, fsync", "mean", _AGAINST_FSYNC),
     )
 
-    @contextmanager
-    def place(self) -> Iterator[str]:
+    def place(self) -> AbstractContextManager[str]:
         """A directory on a disk."""
-        directory = tempfile.mkdtemp(prefix="chatstores-bench-", dir=_disk())
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory)
+        return disk()
 
     def url(self, place: str, name: str) -> str:
         """A file for each name."""
@@ -97,10 +92,16 @@ class JsonFile(Backend):
         return {"files on": filesystem(place)}
 
 
-def _disk() -> str:
-    """A directory for temporary files that is no memory, if there is one."""
+@contextmanager
+def disk() -> Iterator[str]:
+    """A directory for a while, on a filesystem that is no memory if there is one."""
     choices = [tempfile.gettempdir(), "/var/tmp", os.getcwd()]
-    return next((d for d in choices if filesystem(d) not in _IN_MEMORY), choices[0])
+    parent = next((d for d in choices if filesystem(d) not in _IN_MEMORY), choices[0])
+    directory = tempfile.mkdtemp(prefix="chatstores-bench-", dir=parent)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
 def filesystem(path: str) -> str:

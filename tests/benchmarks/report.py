@@ -16,7 +16,7 @@ from tests.benchmarks.case import Row
 __all__ = ["Check", "Report", "check_line", "machine", "table_head", "table_line"]
 
 _COLUMNS = (
-    ("backend", "<7"),
+    ("backend", "<10"),
     ("form", "<5"),
     ("row", "<25"),
     ("history", ">7"),

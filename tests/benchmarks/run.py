@@ -74,6 +74,10 @@ class Run:
                     self._plan(backend, place, plan)
                 if buffers:
                     self._buffers(backend, place, buffers)
+                if any(plan.kind == "add" for plan in plans):
+                    with self._noting(Row("checks", backend.name, "")):
+                        for check in backend.checks(place):
+                            self._check(check)
 
     def _plan(self, backend: Backend, place: str, plan: Plan) -> None:
         async def run() -> list[Row]:
