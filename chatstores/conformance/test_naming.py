@@ -35,6 +35,7 @@ from chatstores.errors import (
     StoreClosedError,
     UnknownBackendError,
 )
+from chatstores.registry import schemes
 from chatstores.url import parse_url
 
 SECRET = "s3cr3t" + "-wörd"  # in two parts, so that the source lines in a traceback do not hold it
@@ -162,6 +163,8 @@ def test_u5_no_url(harness: Harness, url: Any) -> None:
 def test_u5_an_unknown_scheme_names_the_nearest_and_all(harness: Harness) -> None:
     scheme, _, rest = harness.url.partition("://")
     for wrong in [scheme[:-1], f"{scheme}x", scheme[0] + scheme]:
+        if wrong in schemes():  # redis, of rediss
+            continue
         with pytest.raises(UnknownBackendError) as caught:
             chatstores.open_store(f"{wrong}://{rest}")
         text = str(caught.value)
