@@ -22,6 +22,7 @@ try:
     import asyncpg
     import psycopg
     import sqlalchemy
+    from psycopg.rows import tuple_row
     from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
     from sqlalchemy.util import greenlet_spawn
@@ -178,7 +179,7 @@ class _SyncConnection:
 
     async def fetch(self, statement: str, *values: Any) -> Rows:
         """Run a statement; its rows, if it gives any."""
-        cursor = psycopg.RawCursor(self._driver)
+        cursor = psycopg.RawCursor(self._driver, row_factory=tuple_row)  # an engine may have others
         cursor.execute(statement, values or None)
         return cursor.fetchall() if cursor.description else ()
 

@@ -139,7 +139,11 @@ class Tables:
         statements = []
         if self.schema is not None:
             quoted = self.dialect.identifier_preparer.quote(self.schema)
-            statements.append(f"CREATE SCHEMA IF NOT EXISTS {quoted}")
+            # CREATE SCHEMA IF NOT EXISTS wants the right to make one even where it is there.
+            statements.append(
+                f"DO $$ BEGIN IF to_regnamespace('{quoted}') IS NULL THEN "
+                f"CREATE SCHEMA {quoted}; END IF; END $$"
+            )
         for table in self.metadata.sorted_tables:
             statements.append(self._text(CreateTable(table, if_not_exists=True)))
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
