@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
@@ -34,6 +34,23 @@ T = TypeVar("T")
 _BUSY_MS = 100
 
 
+class _Driver(sqlite3.Connection):
+    """A connection that knows which file it was made to."""
+
+    file: tuple[int, int] | None = None
+
+
+def _file_at(path: Path | None) -> tuple[int, int] | None:
+    """What tells the file of a name from another one of that name; None if there is none."""
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def engine_of(path: Path | None, *, create: bool, synchronous: str, size: int) -> sqlalchemy.Engine:
     """An engine on a file, or on a database in memory that lives as long as its one connection."""
     mode = "rwc" if create else "rw"
@@ -42,10 +59,17 @@ def engine_of(path: Path | None, *, create: bool, synchronous: str, size: int) -
     def connect() -> sqlite3.Connection:
         if path is not None and create and not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # private
+        file = _file_at(path)
         connection = sqlite3.connect(
-            where, uri=True, isolation_level=None, check_same_thread=False, timeout=0
+            where,
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=0,
+            factory=_Driver,
         )
         try:
+            connection.file = file
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             if connection.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
                 connection.execute("PRAGMA journal_mode = wal")
@@ -73,7 +97,7 @@ def code_of(exc: BaseException) -> int:
     return int(code) & 0xFF
 
 
-@cache
+@lru_cache
 def _numbered(statement: str) -> str:
     return re.sub(r"\$(\d+)", r"?\1", statement)
 
@@ -159,13 +183,15 @@ class SyncSqlite(SyncTransport):
 
     Args:
         engine: where connections come from.
-        in_memory: whether all that they lead to would go with the last of them.
+        path: the file that they lead to. None: a database in memory, which would go with its one
+            connection: that is closed by ``end`` only.
     """
 
-    def __init__(self, engine: sqlalchemy.Engine, *, in_memory: bool) -> None:
+    def __init__(self, engine: sqlalchemy.Engine, path: Path | None) -> None:
         self._engine = engine
+        self._path = path
         self._gate = _Gate()
-        if not in_memory:
+        if path is not None:
             _alive.add(self)
         # Threads take turns here, in order, and need not wait for the file's lock in the dark.
         self._writing = threading.Lock()
@@ -174,7 +200,7 @@ class SyncSqlite(SyncTransport):
         """Run a statement by itself; its rows."""
         with self._gate:
             try:
-                pooled = self._engine.raw_connection()
+                pooled = self._take()
                 driver: Any = pooled.driver_connection
                 try:
                     return await _Connection(driver).fetch(statement, *values)
@@ -187,13 +213,22 @@ class SyncSqlite(SyncTransport):
         """Do some work on a `Connection`, and commit it."""
         with self._gate:
             try:
-                pooled = self._engine.raw_connection()
+                pooled = self._take()
                 try:
                     return await self._commit(pooled.driver_connection, work, *args)
                 finally:
                     pooled.close()
             except Exception as exc:
                 _raise(exc)
+
+    def _take(self) -> Any:
+        """A connection to the file that has the name now: one without would keep nothing."""
+        pooled: Any = self._engine.raw_connection()
+        while pooled.driver_connection.file != _file_at(self._path):
+            pooled.invalidate()
+            pooled.close()
+            pooled = self._engine.raw_connection()
+        return pooled
 
     async def _commit(self, driver: Any, work: Callable[..., Awaitable[T]], *args: Any) -> T:
         with self._writing:
@@ -221,6 +256,11 @@ class SyncSqlite(SyncTransport):
 
     async def close(self) -> None:
         """Close the idle connections."""
+        if self._path is not None:
+            self.end()
+
+    def end(self) -> None:
+        """Close the idle connections, and give up what is in memory."""
         self._engine.dispose()
 
     def __del__(self) -> None:

@@ -128,11 +128,14 @@ class Statements:
             SELECT session, id FROM {commands} WHERE at < $1 LIMIT 1000 {skip_locked})
         RETURNING 1"""
 
-    # Reading: each is one statement, and so sees one moment. Takes namespace and key first.
+    # Reading: each is one statement, and so sees one moment. Takes namespace and key first. How
+    # many rows is written into it (LIMIT {limit}): PostgreSQL would plan it anew at each call.
     last: str = """
-        SELECT payload FROM {messages} WHERE session = {session} ORDER BY ordinal DESC LIMIT $3"""
+        SELECT payload FROM {messages} WHERE session = {session}
+        ORDER BY ordinal DESC LIMIT {limit}"""
     first: str = """
-        SELECT payload FROM {messages} WHERE session = {session} ORDER BY ordinal LIMIT $3"""
+        SELECT payload FROM {messages} WHERE session = {session}
+        ORDER BY ordinal LIMIT {limit}"""
     head: str = "SELECT {head} FROM {sessions} WHERE namespace = $1 AND key = $2 AND {live}"
     # The head, which has no ordinal, and the newest rows below an ordinal.
     snapshot: str = """
@@ -141,7 +144,7 @@ class Statements:
         UNION ALL
         SELECT * FROM (
             SELECT ordinal, payload FROM {messages} WHERE session = {session} AND ordinal < $3
-            ORDER BY ordinal DESC LIMIT $4
+            ORDER BY ordinal DESC LIMIT {limit}
         ) AS newest"""
 
     # Listing. Takes the namespace first.
@@ -190,6 +193,7 @@ def statements(tables: Tables) -> Statements:
         "head_columns": HEAD_COLUMNS,
         "many": "cardinality(CAST($6 AS bytea[]))",
         "minute": str(MINUTE),
+        "limit": "{limit}",
     }
     words["live"] = _LIVE.format(**words)
     words["session"] = _SESSION.format(**words)

@@ -167,10 +167,11 @@ class SqlChatStore(ChatStore):
         self, t: SqlTransport, key: str, first: int | None, last: int | None
     ) -> Sequence[bytes]:
         if last is not None:
-            rows = await self._one(t, self._sql.last, self._namespace, key, last)
+            statement = self._sql.last.format(limit=min(last, _ALL))
+            rows = await self._one(t, statement, self._namespace, key)
             return [row[0].encode() for row in reversed(rows)]
-        limit = _ALL if first is None else first
-        rows = await self._one(t, self._sql.first, self._namespace, key, limit)
+        statement = self._sql.first.format(limit=_ALL if first is None else min(first, _ALL))
+        rows = await self._one(t, statement, self._namespace, key)
         return [row[0].encode() for row in rows]
 
     async def _head(self, t: SqlTransport, key: str) -> Head | None:
@@ -181,8 +182,8 @@ class SqlChatStore(ChatStore):
         self, t: SqlTransport, key: str, before: int | None, limit: int | None
     ) -> Snapshot | None:
         below = _ALL if before is None else min(before, _ALL)
-        most = _ALL if limit is None else limit
-        rows = await self._one(t, self._sql.snapshot, self._namespace, key, below, most)
+        statement = self._sql.snapshot.format(limit=_ALL if limit is None else min(limit, _ALL))
+        rows = await self._one(t, statement, self._namespace, key, below)
         heads = [text for ordinal, text in rows if ordinal is None]
         if not heads:
             return None
