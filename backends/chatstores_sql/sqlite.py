@@ -104,7 +104,7 @@ class SqliteChatStore(SqlChatStore):
         self._synchronous: str = own["synchronous"]
         if self._path is None:
             self.capabilities = _IN_MEMORY
-            self._only = SyncSqlite(self._engine(), in_memory=True)
+            self._only = SyncSqlite(self._engine(), None)
 
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
@@ -125,10 +125,22 @@ class SqliteChatStore(SqlChatStore):
     def _open(self) -> SyncSqlite:
         if self._path is None:
             return self._only
-        return SyncSqlite(self._engine(), in_memory=False)
+        return SyncSqlite(self._engine(), self._path)
 
     def _aopen(self) -> AsyncSqlite:
         return AsyncSqlite(self._open())
+
+    def close(self) -> None:
+        """Close the connections; what is in memory is gone."""
+        super().close()
+        if self._path is None:
+            self._only.end()
+
+    async def aclose(self) -> None:
+        """Async `close`."""
+        await super().aclose()
+        if self._path is None:
+            self._only.end()
 
     def _engine(self) -> sqlalchemy.Engine:
         return engine_of(self._path, create=self._create, synchronous=self._synchronous, size=_POOL)
