@@ -1,4 +1,5 @@
 # The project's commands. `make demo` and `make test` set up what they need on a fresh machine.
+# `make demo` is on SQLite; URL=redis://localhost:6379/0 or the like tries another store.
 
 PYTHON ?= python3
 VENV := .venv

@@ -221,10 +221,13 @@ def demo(url: str, data: str | None, folder: Path) -> None:
 
 def open_first(url: str, namespace: str) -> ChatStore:
     """The store, opened and reached."""
-    if url.startswith("memory:"):
-        raise Wrong("memory:// ends with its process; give a store that lasts, such as json:///")
     try:
         store = open_store(url, namespace=namespace)
+        if "R5" in store.capabilities.refused:
+            raise Wrong(
+                f"{store.url} ends with its process; give a store that lasts, such as "
+                "sqlite:///chats.db"
+            )
         store.ping()
     except ChatStoreError as exc:
         raise Wrong(str(exc)) from exc
@@ -240,7 +243,7 @@ def clean_up(store: ChatStore) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
-    parser.add_argument("--url", help="the store; default: a JSON file in a temporary folder")
+    parser.add_argument("--url", help="the store; default: a SQLite file in a temporary folder")
     parser.add_argument("--data", metavar="FILE", help="conversations to use, as JSON lines")
     parser.add_argument("--step", choices=["write", "show"], help=argparse.SUPPRESS)
     parser.add_argument("--namespace", help=argparse.SUPPRESS)
@@ -254,7 +257,7 @@ def run(given: argparse.Namespace) -> None:
             (write if given.step == "write" else show)(store, given.data)
         return
     with tempfile.TemporaryDirectory(prefix="chatstores-demo-") as folder:
-        url = given.url or f"json:///{folder}/chats.json"
+        url = given.url or f"sqlite:///{folder}/chats.db"
         demo(url, given.data, Path(folder))
 
 
