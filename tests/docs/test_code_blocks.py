@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from chatstores import ChatStore
+from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,11 @@ ELSEWHERE = ("adding-a-backend.md", "command-line.md")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name not in ELSEWHERE and "```python" in page.read_text()]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ADDRESS = "localhost:6379"  # what pages write for their Redis
+#: What pages write for a server, which is then one of the page's own.
+SERVERS: dict[str, type[RedisServer | PostgresServer]] = {
+    "localhost:6379": RedisServer,
+    "localhost:5432": PostgresServer,
+}
 RAISES = re.compile(r"# raises (\w+)$")
 
 
@@ -65,12 +70,12 @@ def test_the_blocks_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "openai", ModuleType("openai"))
     monkeypatch.setattr(sys.modules["openai"], "OpenAI", OpenAI, raising=False)
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    with a_server(text) as address:
+    with servers(text) as addresses:
         try:
             for block in blocks:
                 # As many lines as stand before it, so that a traceback names the page's line.
                 before = "\n" * text.count("\n", 0, block.start(1))
-                run(before + block[1], page, namespace, address)
+                run(before + block[1], page, namespace, addresses)
         finally:
             for value in list(namespace.values()):
                 if isinstance(value, ChatStore):
@@ -78,18 +83,20 @@ def test_the_blocks_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @contextlib.contextmanager
-def a_server(text: str) -> Iterator[str]:
-    """The address of a Redis of the page's own, if it uses one: its keys are the page's."""
-    if ADDRESS not in text:
-        yield ADDRESS
-        return
-    with RedisServer() as server:
-        yield f"127.0.0.1:{server.port}"
+def servers(text: str) -> Iterator[dict[str, str]]:
+    """The servers that a page uses, and where they are: what is on them is the page's."""
+    with contextlib.ExitStack() as running:
+        yield {
+            written: f"127.0.0.1:{running.enter_context(server()).port}"
+            for written, server in SERVERS.items()
+            if any(written in block for block in BLOCK.findall(text))
+        }
 
 
-def run(source: str, page: Path, namespace: dict[str, Any], address: str) -> None:
+def run(source: str, page: Path, namespace: dict[str, Any], addresses: dict[str, str]) -> None:
     """Run a block, statement by statement."""
-    source = source.replace(ADDRESS, address)
+    for written, address in addresses.items():
+        source = source.replace(written, address)
     lines = source.splitlines()
     for statement in ast.parse(source).body:
         code = compile(ast.Module([statement], []), page, "exec")
@@ -100,8 +107,10 @@ def run(source: str, page: Path, namespace: dict[str, Any], address: str) -> Non
         if found := RAISES.fullmatch(comment):
             error = error_of(code, namespace)
             assert found[1] in [kind.__name__ for kind in type(error).__mro__], where
-            wanted = " ".join(comments_after(lines, statement.end_lineno)).replace(address, ADDRESS)
-            said = str(error).replace(address, ADDRESS)
+            wanted = " ".join(comments_after(lines, statement.end_lineno))
+            said = str(error)
+            for written, address in addresses.items():
+                wanted, said = wanted.replace(address, written), said.replace(address, written)
             if wanted.endswith("..."):
                 wanted = wanted.removesuffix("...")
                 said = said[: len(wanted)]
