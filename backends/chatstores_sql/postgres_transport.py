@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import copy
 import functools
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -226,6 +227,8 @@ class SyncPostgres(SyncTransport):
         self._own = own
         self._prepare = prepare
         self._generation = _Generation()
+        if own:  # a store that nobody closed; at exit a fork's parent may still use them
+            weakref.finalize(self, engine.dispose).atexit = False
 
     def within(self, seconds: float) -> Self:
         """The same transport, for an attempt that has so many seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from chatstores.errors import (
 )
 from chatstores_sql import PostgresChatStore
 from tests.run import PASSWORD
+from tests.servers import wait_until
 from tests.servers.certificates import Certificates, certificates
 from tests.servers.postgres import PgBouncer, PostgresServer
 
@@ -799,3 +801,16 @@ def test_what_an_add_writes() -> None:
             average = (written() - before) / adds
             print(f"{count} messages: {average:.0f} bytes of WAL an add")
             assert average <= 2048
+
+
+# Stores that nobody closes
+
+
+def test_a_store_that_nobody_closed_leaves_no_connection(server: PostgresServer) -> None:
+    """Warnings are errors here: one is what a connection that is dropped while open gives."""
+    mine = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dropped'"
+    store = open_store(f"{server.url}?application_name=dropped")
+    store.ping()
+    del store
+    gc.collect()
+    wait_until("the connection is gone", lambda: server.execute(mine) == [(0,)])
