@@ -149,14 +149,16 @@ def test_s1_many_sessions_and_a_long_one(
 def test_s1_what_is_left_of_the_ttl(
     harness: Harness, open_api: OpenApi, namespace: str, path: Path
 ) -> None:
-    api, permanent = open_api(ttl=1.0), open_api()
-    for key in ["expired", "short"]:
-        add_texts(open_api(ttl=0.1) if key == "expired" else api, key, "1")
+    api, permanent, expired, long = (open_api(ttl=ttl) for ttl in (1.0, None, 0.1, 3600))
+    back = open_api(namespace=f"{namespace}.2", ttl=7200)
+    for each in [api, permanent, expired, long, back]:
+        each.ping()  # opening takes its time, and not that of what lives a second
+    add_texts(api, "short", "1")
+    add_texts(expired, "expired", "1")
     add_texts(permanent, "permanent", "1")
-    add_texts(open_api(ttl=3600), "long", "1")
+    add_texts(long, "long", "1")
     harness.advance(0.3)
     api.persist(path)
-    back = open_api(namespace=f"{namespace}.2", ttl=7200)
     back.load(path)
     assert back.get_keys() == ["long", "permanent", "short"]
     info = back.get_session("permanent")
