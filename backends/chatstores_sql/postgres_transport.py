@@ -24,6 +24,7 @@ try:
     import psycopg
     import sqlalchemy
     from psycopg.rows import tuple_row
+    from psycopg.types.array import ListBinaryDumper
     from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
     from sqlalchemy.util import greenlet_spawn
@@ -81,9 +82,16 @@ def sync_engine_of(
 ) -> sqlalchemy.Engine:
     """An engine whose connections commit each statement; nothing is connected."""
     threshold = 5 if prepare else None
+
+    def connect() -> psycopg.Connection[Any]:
+        connection = psycopg.connect(**arguments, autocommit=True, prepare_threshold=threshold)
+        # As text, each element of a list is escaped by a regular expression.
+        connection.adapters.register_dumper(list, ListBinaryDumper)
+        return connection
+
     return sqlalchemy.create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(**arguments, autocommit=True, prepare_threshold=threshold),
+        creator=connect,
         isolation_level="AUTOCOMMIT",
         pool_size=size,
         max_overflow=0,

@@ -27,7 +27,7 @@ from chatstores.state import (
     Restore,
     SetMetadata,
 )
-from chatstores_sql.statements import Statements
+from chatstores_sql.statements import MINUTE, Statements
 
 __all__ = ["REMEMBER", "Connection", "Session", "command_number", "hashed"]
 
@@ -84,6 +84,10 @@ class Session:
     metadata: str = "{}"
     own: str = "{}"
     now: int = 0
+    _recent: int = 0
+
+    def __post_init__(self) -> None:
+        self._recent = self.updated_at // MINUTE * MINUTE
 
     @classmethod
     async def locked(
@@ -390,3 +394,6 @@ class Session:
             self.metadata,
             self.own,
         )
+        recent = self.updated_at // MINUTE * MINUTE
+        if recent != self._recent:
+            await self.c.fetch(self.sql.write_recent, self.number, recent)

@@ -76,13 +76,14 @@ class Statements:
         INSERT INTO {sessions} (namespace, key, recent, {head_columns})
         VALUES ($1, $2, 0, 0, false, 0, 0, 0, false, 0, 0, NULL, 0, '{{}}', '{{}}')
         ON CONFLICT (namespace, key) DO NOTHING"""
-    # Takes the id, then the head's columns.
+    # Takes the id, then the head's columns. What is indexed stands apart: SQLite would write its
+    # entry anew each time.
     write_head: str = """
         UPDATE {sessions} SET version = $2, alive = $3, epoch = $4, last_ordinal = $5, count = $6,
-            repeats = $7, created_at = $8, updated_at = $9,
-            recent = CAST($9 AS bigint) / {minute} * {minute},
-            expires_at = $10, overtaken = $11, metadata = $12, own = $13
+            repeats = $7, created_at = $8, updated_at = $9, expires_at = $10, overtaken = $11,
+            metadata = $12, own = $13
         WHERE id = $1"""
+    write_recent: str = "UPDATE {sessions} SET recent = $2 WHERE id = $1"
 
     # Messages of a locked session. Each takes its id first.
     add: str = """
