@@ -280,9 +280,10 @@ class PostgresChatStore(SqlChatStore):
                     "chatstores made"
                 )
         if isinstance(exc, sqlalchemy.exc.TimeoutError):
-            return BackendUnavailableError(
-                f"{where}: all {self._pool['size']} connections are in use"
-            )
+            whose = f"the pool (pool_size={self._pool['size']})"
+            if any(self._clients):
+                whose = "the engine's pool"
+            return BackendUnavailableError(f"{where}: every connection of {whose} is in use")
         if isinstance(exc, TimeoutError):
             return BackendUnavailableError(f"{where} did not answer in time")
         if state:

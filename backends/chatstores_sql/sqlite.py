@@ -71,7 +71,8 @@ class SqliteChatStore(SqlChatStore):
 
     capabilities = Capabilities(
         notes={
-            "durability": "all that was acknowledged (synchronous=full)",
+            "durability": "all that was acknowledged; with synchronous=normal a crash of the "
+            "machine may lose the last writes",
             "expiry": "expired sessions take their space until they are written again, or "
             "purge_expired()",
             "deletion": "what was removed stays in the table of commands, to answer a repeated "

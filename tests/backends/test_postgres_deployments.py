@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import re
 import subprocess
 import sys
@@ -167,9 +168,12 @@ def test_tls_that_fails_says_why(
 
 
 @FORMS
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_tls_where_none_is_spoken(server: PostgresServer, form: str) -> None:
+    """A connection that asyncpg was making when the loop ended may be left to the collector."""
     text = error_of(form, BackendUnavailableError, hosts(server), sslmode="require", timeout=0.3)
     assert "SSL" in text
+    gc.collect()
 
 
 def test_a_password(locked: PostgresServer) -> None:
@@ -627,6 +631,57 @@ def test_an_engine_with_ways_of_its_own(server: PostgresServer) -> None:
     with PostgresChatStore(client=engine, schema="engines", namespace="own") as store:
         store.add_message("k", ChatMessage("1"))
         assert store.delete_last_message("k").text == "1"
+
+
+def test_an_engine_after_a_fork(server: PostgresServer) -> None:
+    """The child connects anew; the parent's connection stays the parent's."""
+    engine = sqlalchemy.create_engine(server.url.replace("postgresql", "postgresql+psycopg"))
+    with PostgresChatStore(client=engine, schema="engines", namespace="forks") as store:
+        store.set_messages("k", [ChatMessage("1")])
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                store.add_message("k", ChatMessage("2"))
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        store.add_message("k", ChatMessage("3"))
+        assert [message.text for message in store.get_messages("k")] == ["1", "2", "3"]
+    engine.dispose()
+
+
+@FORMS
+def test_every_connection_is_in_use(server: PostgresServer, form: str) -> None:
+    with open_store(server.url, schema="busy") as store:
+        store.set_messages("k", [ChatMessage("1")])
+    url = f"{server.url}?schema=busy&pool_size=1&pool_timeout=10ms"
+
+    async def taken(store: ChatStore) -> str:
+        t: Any = await store._transports.running()
+        held = await t._engine.raw_connection()
+        with pytest.raises(BackendUnavailableError) as caught:
+            await store.acount_messages("k")
+        held.close()
+        assert await store.acount_messages("k") == 1
+        await store.aclose()
+        return str(caught.value)
+
+    if form == "async":
+        text = asyncio.run(taken(open_store(url, timeout=1)))
+    else:
+        with open_store(url, timeout=1) as store:
+            t: Any = store._transports.sync()
+            held = t._engine.raw_connection()
+            with pytest.raises(BackendUnavailableError) as caught:
+                store.count_messages("k")
+            held.close()
+            assert store.count_messages("k") == 1
+            text = str(caught.value)
+    # A coroutine's last attempt may be too short to wait for the pool as long as it may.
+    ends = (": every connection of the pool (pool_size=1) is in use", " did not answer in time")
+    assert text.endswith(ends if form == "async" else ends[0])
 
 
 # Arguments
