@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chatstores import ChatMessage, open_store
+from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,12 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    with PostgresServer() as server:
+        yield server.url
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_a_page_links_to_it(example: Path) -> None:
     pages = [page.read_text() for page in (ROOT / "docs").glob("*.md")]
@@ -54,9 +61,17 @@ def test_the_chatbot_remembers_after_a_restart(tmp_path: Path) -> None:
     assert "> You said 'And now?', and before that 'I am Ann'.\n" in again
 
 
-@pytest.mark.parametrize("where", ["memory", "json", "redis"])
-def test_the_handler_serves_three_users(tmp_path: Path, redis_url: str, where: str) -> None:
-    urls = {"memory": "memory://", "json": "json:///chats.json", "redis": redis_url}
+@pytest.mark.parametrize("where", ["memory", "json", "sqlite", "postgres", "redis"])
+def test_the_handler_serves_three_users(
+    tmp_path: Path, redis_url: str, postgres_url: str, where: str
+) -> None:
+    urls = {
+        "memory": "memory://",
+        "json": "json:///chats.json",
+        "sqlite": "sqlite:///chats.db",
+        "postgres": postgres_url,
+        "redis": redis_url,
+    }
     assert run("web_handler.py", urls[where], cwd=tmp_path) == (
         "You said: Still there?\n4 messages of ann\n['chat/ann', 'chat/bob', 'chat/cy']\n"
     )
