@@ -210,8 +210,8 @@ class Place:
         }
         return {name: value for name, value in arguments.items() if value is not None}
 
-    def for_asyncpg(self, settings: Mapping[str, str]) -> dict[str, Any]:
-        """What ``asyncpg.connect`` is called with; the settings are the server's, for a session."""
+    def for_asyncpg(self, seconds: float, settings: Mapping[str, str]) -> dict[str, Any]:
+        """What ``asyncpg.connect`` is called with; the arguments are those of `for_psycopg`."""
         options = dict(self.options)
         own = ("application_name", "options")
         settings = {**settings, **{name: options.pop(name) for name in own if name in options}}
@@ -221,6 +221,7 @@ class Place:
             "password": self.password,
             "database": self.database,
             "server_settings": settings or None,
+            "timeout": seconds,
         }
         if self.hosts:
             arguments["host"] = [host for host, _ in self.hosts]

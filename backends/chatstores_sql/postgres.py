@@ -236,7 +236,7 @@ class PostgresChatStore(SqlChatStore):
         connector = None
         if given is None:
             given, connector = async_engine_of(
-                self._place.for_asyncpg(self._settings), **self._pool
+                self._place.for_asyncpg(self._first_attempt, self._settings), **self._pool
             )
         return AsyncPostgres(
             given, self._first_attempt, connector=connector, prepare=self._pool["prepare"]

@@ -143,7 +143,7 @@ def async_engine_of(
 ) -> tuple[AsyncEngine, Connector]:
     """The same, for an event loop; and what connects it, to be closed after it."""
     cached = 100 if prepare else 0
-    connector = Connector({**arguments, "statement_cache_size": cached, "timeout": seconds})
+    connector = Connector({**arguments, "statement_cache_size": cached})
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connector.connect,
