@@ -90,7 +90,7 @@ class PostgresHarness(Harness):
 
     @contextmanager
     def dropped_replies(self, n: int) -> Iterator[Counted]:
-        self._proxy.drop_replies(n, b"COMMIT", b'"v":1,', b'\\"v\\":1,')
+        self._proxy.drop_replies(n, b"COMMIT\0", b'"v":1,', b'\\"v\\":1,')
         try:
             yield _Since(self._proxy, "dropped")
         finally:
