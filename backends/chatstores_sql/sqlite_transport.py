@@ -191,8 +191,7 @@ class SyncSqlite(SyncTransport):
         self._engine = engine
         self._path = path
         self._gate = _Gate()
-        if path is not None:
-            _alive.add(self)
+        _alive.add(self)
         # Threads take turns here, in order, and need not wait for the file's lock in the dark.
         self._writing = threading.Lock()
 
@@ -243,9 +242,10 @@ class SyncSqlite(SyncTransport):
         return result
 
     def before_fork(self) -> None:
-        """Finish what is going on, and close every connection."""
+        """Finish what is going on, and close every connection; what is in memory is copied."""
         self._gate.shut()
-        self._engine.dispose()
+        if self._path is not None:
+            self._engine.dispose()
 
     def after_fork(self, *, child: bool) -> None:
         """Go on; in the child, where no other thread is, anew."""

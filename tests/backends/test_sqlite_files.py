@@ -420,3 +420,34 @@ def test_a_backup_that_is_put_in_its_place_is_what_is_read(path: Path, tmp_path:
         assert texts(store) == ["1", "2"]
     with open_store(f"sqlite:///{path}") as later:
         assert texts(later) == ["1", "2"]
+
+
+def test_a_fork_of_a_database_in_memory() -> None:
+    """The child has a copy, also where threads of the parent were writing."""
+    stop = threading.Event()
+    with open_store("sqlite://") as store:
+        store.add_message("k", ChatMessage("1"))
+
+        def write() -> None:
+            while not stop.is_set():
+                store.add_message("other", ChatMessage("x"))
+
+        threads = [threading.Thread(target=write) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(10):
+                child = os.fork()
+                if child == 0:
+                    code = 1
+                    try:
+                        store.add_message("k", ChatMessage("2"))
+                        code = 0 if texts(store) == ["1", "2"] else 2
+                    finally:
+                        os._exit(code)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert texts(store) == ["1"]
