@@ -100,7 +100,7 @@ def add(form: str, store: ChatStore, key: str, text: str) -> int:
 
 def error_of(form: str, kind: type[ChatStoreError], url: str, **options: Any) -> str:
     """What ping raises; it holds no password."""
-    store = open_store(url, **{"timeout": 1, **options})
+    store = open_store(url, **options)
     with pytest.raises(kind) as caught:
         ping(form, store)
     store.close()
