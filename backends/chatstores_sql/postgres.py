@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from chatstores.errors import (
@@ -18,6 +18,7 @@ from chatstores.errors import (
     UnsupportedError,
 )
 from chatstores.registry import missing
+from chatstores.state import Command, Record
 from chatstores.types import Capabilities
 from chatstores.url import StoreURL, parse_bool, parse_duration, parse_int, parse_options
 from chatstores_sql.place import LIBPQ, PARSERS, Place, hosts_of, place_of_client
@@ -30,8 +31,8 @@ from chatstores_sql.postgres_transport import (
     sqlstate,
     sync_engine_of,
 )
-from chatstores_sql.session import Connection
-from chatstores_sql.store import SqlChatStore
+from chatstores_sql.session import Connection, command_number, hashed
+from chatstores_sql.store import SqlChatStore, SqlTransport
 from chatstores_sql.tables import Tables, identifier
 
 try:
@@ -122,7 +123,6 @@ class PostgresChatStore(SqlChatStore):
         recency="minute",
     )
     _driver_errors = DRIVER_ERRORS
-    _appends_at_once = True
     _options: ClassVar[Mapping[str, Any]] = {
         "schema": identifier,
         "table_prefix": identifier,
@@ -246,6 +246,21 @@ class PostgresChatStore(SqlChatStore):
         # Two that create the same table at once would fail, in spite of IF NOT EXISTS.
         await c.fetch("SELECT pg_advisory_xact_lock(hashtext('chatstores'))")
         await super()._make_tables(c)
+
+    async def _append(
+        self, t: SqlTransport, key: str, command: Command, records: Sequence[Record]
+    ) -> int | None:
+        about = (self._namespace, key, command.expected_version, command.ttl)
+        number = command_number(command)
+        if len(records) == 1:
+            [[name, payload]] = records
+            values = (number, hashed(name), payload.decode())
+            rows = await self._one(t, self._sql.append, *about, *values)
+        else:
+            names = [hashed(record.id) for record in records]
+            payloads = [record.payload.decode() for record in records]
+            rows = await self._one(t, self._sql.append_many, *about, number, names, payloads)
+        return rows[0][0] if rows else None
 
     def _error(self, exc: BaseException) -> ChatStoreError:
         where = self.url

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from chatstores.errors import (
@@ -16,21 +16,20 @@ from chatstores.errors import (
     PermissionDeniedError,
 )
 from chatstores.registry import missing
+from chatstores.state import Command, Record
 from chatstores.types import Capabilities
 from chatstores.url import StoreURL, absolute_path, file_of, parse_options
-from chatstores_sql.sqlite_transport import AsyncSqlite, SyncSqlite, code_of, engine_of
-from chatstores_sql.store import SqlChatStore
+from chatstores_sql.session import Connection, command_number, hashed
+from chatstores_sql.sqlite_transport import AsyncSqlite, Files, SyncSqlite
+from chatstores_sql.store import SqlChatStore, SqlTransport
 from chatstores_sql.tables import Tables, identifier
 
 try:
-    import sqlalchemy
     from sqlalchemy.dialects import sqlite
 except ImportError as exc:
     raise missing("sqlalchemy", "sqlite") from exc
 
 __all__ = ["SqliteChatStore"]
-
-_POOL = 5
 
 
 _IN_MEMORY = Capabilities(
@@ -81,7 +80,7 @@ class SqliteChatStore(SqlChatStore):
         recency="minute",
         clock="writer",
     )
-    _driver_errors = (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, OSError)
+    _driver_errors = (sqlite3.Error, OSError)
     _options: ClassVar[Mapping[str, Any]] = {
         "synchronous": _synchronous,
         "table_prefix": identifier,
@@ -105,7 +104,7 @@ class SqliteChatStore(SqlChatStore):
         self._synchronous: str = own["synchronous"]
         if self._path is None:
             self.capabilities = _IN_MEMORY
-            self._only = SyncSqlite(self._engine(), None)
+            self._only = SyncSqlite(self._files())
 
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
@@ -126,7 +125,7 @@ class SqliteChatStore(SqlChatStore):
     def _open(self) -> SyncSqlite:
         if self._path is None:
             return self._only
-        return SyncSqlite(self._engine(), self._path)
+        return SyncSqlite(self._files())
 
     def _aopen(self) -> AsyncSqlite:
         return AsyncSqlite(self._open())
@@ -143,8 +142,27 @@ class SqliteChatStore(SqlChatStore):
         if self._path is None:
             self._only.end()
 
-    def _engine(self) -> sqlalchemy.Engine:
-        return engine_of(self._path, create=self._create, synchronous=self._synchronous, size=_POOL)
+    def _files(self) -> Files:
+        return Files(self._path, create=self._create, synchronous=self._synchronous)
+
+    async def _append(
+        self, t: SqlTransport, key: str, command: Command, records: Sequence[Record]
+    ) -> int | None:
+        if len(records) > 1:
+            return None
+        return await self._transaction(t, self._add_one, key, command, records[0])
+
+    async def _add_one(
+        self, c: Connection, key: str, command: Command, record: Record
+    ) -> int | None:
+        about = (self._namespace, key, command.expected_version, command.ttl)
+        rows = await c.fetch(self._sql.append_head, *about)
+        if not rows:
+            return None
+        number, version, ordinal, now = rows[0]
+        row = (number, ordinal, hashed(record.id), version, command_number(command), 1, now)
+        await c.fetch(self._sql.add, *row, record.payload.decode())
+        return int(version)
 
     def _error(self, exc: BaseException) -> ChatStoreError:
         reason = getattr(exc, "strerror", None) or str(exc)
@@ -152,7 +170,7 @@ class SqliteChatStore(SqlChatStore):
             return self._cannot_open()
         if isinstance(exc, OSError) and exc.errno == errno.ENAMETOOLONG:
             return BackendMismatchError(f"{self._path}: {reason}")
-        match code_of(exc):
+        match getattr(exc, "sqlite_errorcode", 0) & 0xFF:  # https://sqlite.org/rescode.html
             case sqlite3.SQLITE_CANTOPEN:
                 return self._cannot_open()
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:

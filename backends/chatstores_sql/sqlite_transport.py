@@ -1,4 +1,7 @@
-"""How statements reach SQLite: the standard library's module, out of SQLAlchemy's pool."""
+"""How statements reach SQLite: connections of the standard library's module, held here.
+
+A pool of SQLAlchemy's would cost as much as the write itself, the disk aside.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,12 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
-from chatstores.registry import missing
 from chatstores.retry import Busy, NotDone
 from chatstores.state import now_us
 from chatstores.transport import AsyncTransport, SyncTransport, run_sync
 from chatstores_sql.store import Duplicate, MissingTables, Rows
 
-try:
-    import sqlalchemy
-    from sqlalchemy.pool import QueuePool
-except ImportError as exc:
-    raise missing("sqlalchemy", "sqlite") from exc
-
-__all__ = ["AsyncSqlite", "SyncSqlite", "code_of", "engine_of"]
+__all__ = ["AsyncSqlite", "Files", "SyncSqlite"]
 
 T = TypeVar("T")
 
@@ -51,17 +47,60 @@ def _file_at(path: Path | None) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def engine_of(path: Path | None, *, create: bool, synchronous: str, size: int) -> sqlalchemy.Engine:
-    """An engine on a file, or on a database in memory that lives as long as its one connection."""
-    mode = "rwc" if create else "rw"
-    where = ":memory:" if path is None else f"file:{quote(str(path))}?mode={mode}"
+class Files:
+    """Connections to a file; or the one to a database in memory, which goes with it.
 
-    def connect() -> sqlite3.Connection:
-        if path is not None and create and not path.exists():
+    Args:
+        path: the file, or None.
+        create: whether it may be created.
+        synchronous: SQLite's setting of that name.
+    """
+
+    def __init__(self, path: Path | None, *, create: bool, synchronous: str) -> None:
+        self.path = path
+        self._create = create
+        self._synchronous = synchronous
+        self._idle: list[_Driver] = []
+        self._turn = threading.Lock()  # for the one connection to what is in memory
+
+    def take(self) -> _Driver:
+        """A connection to the file that has the name now: another one would keep nothing."""
+        if self.path is None:
+            self._turn.acquire()
+        file = _file_at(self.path)
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            if connection.file == file:
+                return connection
+            connection.close()
+        try:
+            return self._connect()
+        except BaseException:
+            if self.path is None:
+                self._turn.release()
+            raise
+
+    def give_back(self, connection: _Driver) -> None:
+        """Keep a connection for the next caller."""
+        self._idle.append(connection)
+        if self.path is None:
+            self._turn.release()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connect(self) -> _Driver:
+        path = self.path
+        if path is not None and self._create and not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # private
-        file = _file_at(path)
+        mode = "rwc" if self._create else "rw"
         connection = sqlite3.connect(
-            where,
+            ":memory:" if path is None else f"file:{quote(str(path))}?mode={mode}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -69,32 +108,16 @@ def engine_of(path: Path | None, *, create: bool, synchronous: str, size: int) -
             factory=_Driver,
         )
         try:
-            connection.file = file
+            connection.file = _file_at(path)
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             if connection.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
                 connection.execute("PRAGMA journal_mode = wal")
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.create_function("now_us", 0, now_us)
         except BaseException:
             connection.close()
             raise
         return connection
-
-    return sqlalchemy.create_engine(
-        "sqlite://",
-        creator=connect,
-        poolclass=QueuePool,
-        pool_size=1 if path is None else size,
-        max_overflow=0,
-        pool_timeout=60,
-        pool_reset_on_return=None,
-    )
-
-
-def code_of(exc: BaseException) -> int:
-    """SQLite's primary result code of an error (https://sqlite.org/rescode.html), or 0."""
-    code = getattr(getattr(exc, "orig", None) or exc, "sqlite_errorcode", 0)
-    return int(code) & 0xFF
 
 
 @lru_cache
@@ -104,14 +127,14 @@ def _numbered(statement: str) -> str:
 
 def _raise(exc: BaseException) -> NoReturn:
     """Say what an error means; a failed statement, or commit, did nothing."""
-    code = code_of(exc)
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         raise Busy("another process held the database's lock") from exc
     if str(exc).startswith("no such table"):
         raise MissingTables from exc
     if getattr(exc, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_UNIQUE":
         raise Duplicate from exc
-    if isinstance(exc, sqlite3.Error | sqlalchemy.exc.SQLAlchemyError | OSError):
+    if isinstance(exc, sqlite3.Error | OSError):
         raise NotDone from exc
     raise exc
 
@@ -182,14 +205,11 @@ class SyncSqlite(SyncTransport):
     (https://sqlite.org/howtocorrupt.html, "Carrying an open database across a fork").
 
     Args:
-        engine: where connections come from.
-        path: the file that they lead to. None: a database in memory, which would go with its one
-            connection: that is closed by ``end`` only.
+        files: where connections come from.
     """
 
-    def __init__(self, engine: sqlalchemy.Engine, path: Path | None) -> None:
-        self._engine = engine
-        self._path = path
+    def __init__(self, files: Files) -> None:
+        self._files = files
         self._gate = _Gate()
         _alive.add(self)
         # Threads take turns here, in order, and need not wait for the file's lock in the dark.
@@ -199,12 +219,11 @@ class SyncSqlite(SyncTransport):
         """Run a statement by itself; its rows."""
         with self._gate:
             try:
-                pooled = self._take()
-                driver: Any = pooled.driver_connection
+                driver = self._files.take()
                 try:
                     return await _Connection(driver).fetch(statement, *values)
                 finally:
-                    pooled.close()
+                    self._files.give_back(driver)
             except Exception as exc:
                 _raise(exc)
 
@@ -212,22 +231,13 @@ class SyncSqlite(SyncTransport):
         """Do some work on a `Connection`, and commit it."""
         with self._gate:
             try:
-                pooled = self._take()
+                driver = self._files.take()
                 try:
-                    return await self._commit(pooled.driver_connection, work, *args)
+                    return await self._commit(driver, work, *args)
                 finally:
-                    pooled.close()
+                    self._files.give_back(driver)
             except Exception as exc:
                 _raise(exc)
-
-    def _take(self) -> Any:
-        """A connection to the file that has the name now: one without would keep nothing."""
-        pooled: Any = self._engine.raw_connection()
-        while pooled.driver_connection.file != _file_at(self._path):
-            pooled.invalidate()
-            pooled.close()
-            pooled = self._engine.raw_connection()
-        return pooled
 
     async def _commit(self, driver: Any, work: Callable[..., Awaitable[T]], *args: Any) -> T:
         with self._writing:
@@ -244,8 +254,8 @@ class SyncSqlite(SyncTransport):
     def before_fork(self) -> None:
         """Finish what is going on, and close every connection; what is in memory is copied."""
         self._gate.shut()
-        if self._path is not None:
-            self._engine.dispose()
+        if self._files.path is not None:
+            self._files.close()
 
     def after_fork(self, *, child: bool) -> None:
         """Go on; in the child, where no other thread is, anew."""
@@ -256,17 +266,17 @@ class SyncSqlite(SyncTransport):
 
     async def close(self) -> None:
         """Close the idle connections."""
-        if self._path is not None:
-            self.end()
+        if self._files.path is not None:
+            self._files.close()
 
     def end(self) -> None:
         """Close the idle connections, and give up what is in memory."""
-        self._engine.dispose()
+        self._files.close()
 
     def __del__(self) -> None:
         # A store that nobody closed.
         with contextlib.suppress(Exception):
-            self._engine.dispose()
+            self._files.close()
 
 
 class AsyncSqlite(AsyncTransport):

@@ -65,6 +65,17 @@ class Statements:
         )
         SELECT version FROM head"""
 
+    # The same for a database without INSERT in WITH, in a transaction: the session's part, which
+    # gives what ``add`` then takes. Not where the index of recency changes.
+    append_head: str = """
+        UPDATE {sessions} SET version = version + 1, last_ordinal = last_ordinal + 1,
+            count = count + 1, updated_at = max(updated_at, {now}),
+            expires_at = {now} + $4
+        WHERE namespace = $1 AND key = $2 AND {live} AND overtaken < {now}
+            AND ($3 IS NULL OR version = $3)
+            AND recent = max(updated_at, {now}) / {minute} * {minute}
+        RETURNING id, version, last_ordinal, updated_at"""
+
     # The general way: in a transaction that begins with this lock. Takes namespace and key; gives
     # the session's id, its head and the time, which is that after the lock was taken.
     lock: str = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -9,9 +10,19 @@ from pydantic_core import from_json
 
 from chatstores.errors import BackendMismatchError, NotSetUpError
 from chatstores.operations import KeyPage, RecentPage
-from chatstores.state import Append, Clear, Command, Delete, Head, Outcome, SetMetadata, Snapshot
+from chatstores.state import (
+    Append,
+    Clear,
+    Command,
+    Delete,
+    Head,
+    Outcome,
+    Record,
+    SetMetadata,
+    Snapshot,
+)
 from chatstores.store import ChatStore
-from chatstores_sql.session import REMEMBER, Connection, Session, command_number, hashed
+from chatstores_sql.session import REMEMBER, Connection, Session
 from chatstores_sql.statements import statements
 from chatstores_sql.tables import MIGRATIONS, SCHEMA_VERSION, Tables
 
@@ -49,9 +60,6 @@ class SqlTransport(Protocol):
 
 class SqlChatStore(ChatStore):
     """What PostgresChatStore and SqliteChatStore share."""
-
-    #: Whether the database adds to a session in one statement.
-    _appends_at_once = False
 
     def __init__(self, tables: Tables, **options: Any) -> None:
         super().__init__(**options)
@@ -123,37 +131,32 @@ class SqlChatStore(ChatStore):
 
     async def _commit(self, t: SqlTransport, key: str, command: Command) -> Outcome:
         action = command.action
-        if (
-            self._appends_at_once
-            and isinstance(action, Append)
-            and action.records
-            and not command.age
-        ):
-            version = await self._append(t, key, command, action)
+        if isinstance(action, Append) and action.records and not command.age:
+            try:
+                version = await self._append(t, key, command, action.records)
+            except Duplicate:
+                version = None
             if version is not None:
                 return Outcome(version, len(action.records))
         return await self._transaction(t, self._decide, key, command)
 
+    @abstractmethod
     async def _append(
-        self, t: SqlTransport, key: str, command: Command, action: Append
+        self, t: SqlTransport, key: str, command: Command, records: Sequence[Record]
     ) -> int | None:
-        """The version after all of an append was added in one statement, if it could be."""
-        records = action.records
-        about = (self._namespace, key, command.expected_version, command.ttl)
-        number = command_number(command)
-        try:
-            if len(records) == 1:
-                [[name, payload]] = records
-                rows = await self._one(
-                    t, self._sql.append, *about, number, hashed(name), payload.decode()
-                )
-            else:
-                names = [hashed(record.id) for record in records]
-                payloads = [record.payload.decode() for record in records]
-                rows = await self._one(t, self._sql.append_many, *about, number, names, payloads)
-        except Duplicate:
-            return None
-        return rows[0][0] if rows else None
+        """The most usual command in the fewest statements, or not at all.
+
+        Args:
+            command: an append, at its first attempt.
+            records: what it adds.
+
+        Returns:
+            The version after all of them were added; None if the general way must decide: the
+            session is not there, or not at the expected version.
+
+        Raises:
+            Duplicate: one of them is there.
+        """
 
     async def _decide(self, c: Connection, key: str, command: Command) -> Outcome:
         # A repeated command needs a place for its mark, wherever it ends.
