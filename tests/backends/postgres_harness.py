@@ -46,8 +46,10 @@ class PostgresHarness(Harness):
     def __init__(
         self, server: PostgresServer, proxy: Proxy, schema: str | None = None, **options: Any
     ) -> None:
-        url = proxy.url(server.url)
-        super().__init__(f"{url}?schema={schema}" if schema else url, **options)
+        # After an outage all calls connect at once, and a login takes both sides milliseconds of
+        # computing: with a timeout of half a second, ten at once are too many for a busy machine.
+        url = f"{proxy.url(server.url)}?pool_size=4"
+        super().__init__(f"{url}&schema={schema}" if schema else url, **options)
         self._server = server
         self._proxy = proxy
         self._tables = f"{schema or 'public'}.chatstores_"
@@ -114,18 +116,14 @@ class PostgresHarness(Harness):
 
     def borrowed(self, form: str, **options: Any) -> Borrowed:
         if form == "sync":
-            engine = sqlalchemy.create_engine(
-                self.url.replace("postgresql://", "postgresql+psycopg://")
-            )
+            engine = sqlalchemy.create_engine(self._engine_url("psycopg"))
 
             def use() -> None:
                 with engine.connect() as connection:
                     connection.execute(sqlalchemy.text("SELECT 1"))
 
             return Borrowed(PostgresChatStore(client=engine, **options), use, engine.dispose)
-        async_engine = create_async_engine(
-            self.url.replace("postgresql://", "postgresql+asyncpg://")
-        )
+        async_engine = create_async_engine(self._engine_url("asyncpg"))
 
         async def ause() -> None:
             async with async_engine.connect() as connection:
@@ -133,3 +131,6 @@ class PostgresHarness(Harness):
 
         store = PostgresChatStore(async_client=async_engine, **options)
         return Borrowed(store, ause, async_engine.dispose)
+
+    def _engine_url(self, driver: str) -> str:
+        return self.url.partition("?")[0].replace("postgresql://", f"postgresql+{driver}://")
