@@ -96,8 +96,8 @@ class Session:
         """The session, locked; one that never was is made, if it is to be."""
         rows = await c.fetch(sql.lock, namespace, key)
         if not rows and create:
-            await c.fetch(sql.create, namespace, key)
-            rows = await c.fetch(sql.lock, namespace, key)
+            rows = await c.fetch(sql.create, namespace, key)
+            rows = rows or await c.fetch(sql.lock, namespace, key)  # another one made it just now
         return cls(c, sql, *rows[0]) if rows else cls(c, sql)
 
     async def commit(self, command: Command) -> Outcome:

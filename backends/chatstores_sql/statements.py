@@ -82,11 +82,12 @@ class Statements:
         SELECT head.*, {now} FROM (
             SELECT id, {head_columns} FROM {sessions} WHERE namespace = $1 AND key = $2 {for_update}
         ) AS head"""
-    # A session that never was. Takes namespace and key.
+    # A session that never was; it gives the same, or nothing if somebody else made it.
     create: str = """
         INSERT INTO {sessions} (namespace, key, recent, {head_columns})
         VALUES ($1, $2, 0, 0, false, 0, 0, 0, false, 0, 0, NULL, 0, '{{}}', '{{}}')
-        ON CONFLICT (namespace, key) DO NOTHING"""
+        ON CONFLICT (namespace, key) DO NOTHING
+        RETURNING id, {head_columns}, {now}"""
     # Takes the id, then the head's columns. What is indexed stands apart: SQLite would write its
     # entry anew each time.
     write_head: str = """
