@@ -25,24 +25,29 @@ def main(url: str, namespace: str, key: str) -> None:
         if writer == 0:
             write(url, namespace, key, line.strip())
         os.waitpid(writer, 0)
-        print(".", flush=True)
+        say(".")
 
 
 def write(url: str, namespace: str, key: str, name: str) -> NoReturn:
     """Write until killed."""
     try:
-        print(os.getpid(), flush=True)
+        say(f"{os.getpid()}")
         with open_store(url, namespace=namespace) as store:
             number = 0
             while True:
                 ids = [f"{name}.{number}.{part}" for part in range(BATCH)]
                 batch = [ChatMessage("x" * 2000, id=one) for one in ids]
-                print(f"? {number}", flush=True)
+                say(f"? {number}")
                 store.add_messages(key, batch)
-                print(f"! {number}", flush=True)
+                say(f"! {number}")
                 number += 1
     finally:
         os._exit(1)
+
+
+def say(line: str) -> None:
+    """Print a line in one piece, or not at all: a killed writer leaves no half of one."""
+    os.write(1, f"{line}\n".encode())
 
 
 if __name__ == "__main__":
