@@ -59,7 +59,12 @@ def _kill_one(writers: subprocess.Popen[str], name: str, after: float) -> list[s
     assert first == "? 0\n", "a writer did not begin"
     time.sleep(after)
     os.kill(writer, signal.SIGKILL)
-    return [first, *iter(writers.stdout.readline, ".\n")]
+    said = [first]
+    for line in writers.stdout:
+        if line == ".\n":
+            return said
+        said.append(line)
+    raise AssertionError("the parent of the writers ended")
 
 
 def _check(there: list[str], acknowledged: list[str]) -> None:
