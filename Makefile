@@ -23,7 +23,7 @@ demo: $(VENV)/ready
 	$(BIN)/python -m tests.demo $(if $(URL),--url "$(URL)") $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/ready servers
-	$(BIN)/python -m tests.run --contract-table docs/contract-table.md -m "not long"
+	$(BIN)/python -m tests.run --contract-table docs/contract-table.md -m "not long" --durations=15
 
 test-long: $(VENV)/ready servers
 	$(BIN)/python -m tests.run -m long
