@@ -14,12 +14,6 @@ from tests.run import PASSWORD
 from tests.servers.redis_sets import RedisCluster
 
 
-@pytest.fixture(params=["sync", pytest.param("async", marks=pytest.mark.long)])
-def form(request: pytest.FixtureRequest) -> str:
-    """Coroutines in the long campaign only: test_redis_conformance.py tries them on one server."""
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
 def harness() -> Iterator[RedisHarness]:
     with RedisCluster(password=PASSWORD) as cluster:
