@@ -13,6 +13,9 @@ from tests.backends.redis_harness import RedisHarness
 from tests.run import PASSWORD
 from tests.servers.redis_sets import RedisCluster
 
+#: Four minutes; test_redis_deployments.py tries in `make test` what is a Cluster's own.
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def harness() -> Iterator[RedisHarness]:
