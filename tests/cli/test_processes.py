@@ -44,6 +44,8 @@ def terminal(*arguments, interrupt_after=None):
     """What a terminal would show, and the exit code."""
     pid, descriptor = pty.fork()
     if pid == 0:
+        # A shell ignores it for what it runs in the background, and so would what that starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execve(PROGRAM, [PROGRAM, *map(str, arguments)], {**os.environ, "TERM": "xterm"})
     shown = b""
     while True:
