@@ -23,6 +23,7 @@ __all__ = [
     "parse_duration",
     "parse_int",
     "parse_options",
+    "parse_text",
     "parse_url",
     "refused",
 ]
@@ -224,6 +225,13 @@ def parse_int(value: Any) -> int:
     if isinstance(value, str) and not re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
         raise ValueError("must be a whole number")
     return int(value)
+
+
+def parse_text(value: Any) -> str:
+    """Text as it is."""
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    return value
 
 
 def parse_duration(value: Any) -> float:

@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Self, TypeVar
 from chatstores.errors import (
     BackendUnavailableError,
     ChatStoreError,
-    ContentionError,
 )
 from chatstores.fold import Fold
 from chatstores.operations import KeyPage, RecentPage
-from chatstores.retry import Deadline
+from chatstores.retry import Busy
 from chatstores.state import Command, Head, Outcome, Snapshot, now_us
 from chatstores.store import ChatStore
 from chatstores.transport import AsyncTransport, SyncTransport, Transport
@@ -88,21 +87,12 @@ class JsonChatStore(ChatStore):
         await super().aclose()
         self._log.close()
 
-    async def _patiently(self, t: Transport, attempt: Callable[..., T | None], *args: Any) -> T:
-        """An attempt's result, made again while another process holds the lock."""
-        deadline = None
-        while True:
-            result = await t.offload(attempt, *args)
-            if result is not None and result is not False:
-                return result
-            if deadline is None:
-                deadline = Deadline(self._contention_limit, first_pause=0.001, longest_pause=0.02)
-            pause = deadline.pause()
-            if pause is None:
-                raise ContentionError(
-                    f"another process held {self._path}.lock for {self._contention_limit:g} s"
-                )
-            await t.sleep(pause)
+    async def _locked(self, t: Transport, attempt: Callable[..., T | None], *args: Any) -> T:
+        """An attempt's result, unless another process holds the lock."""
+        result = await t.offload(attempt, *args)
+        if result is None or result is False:
+            raise Busy(f"another process held {self._path}.lock")
+        return result
 
     async def _look(self, t: Transport, look: Callable[[Fold, int], T]) -> T:
         """What the fold says, when it holds all that was acknowledged before."""
@@ -113,7 +103,7 @@ class JsonChatStore(ChatStore):
                     return look(self._log.fold, now_us())
             finally:
                 mutex.release()
-        await self._patiently(t, self._log.catch_up)
+        await self._locked(t, self._log.catch_up)
         return await t.offload(self._look_in_turn, look)
 
     def _look_in_turn(self, look: Callable[[Fold, int], T]) -> T:
@@ -123,7 +113,7 @@ class JsonChatStore(ChatStore):
     # The hooks
 
     async def _commit(self, t: Transport, key: str, command: Command) -> Outcome:
-        return await self._patiently(t, self._log.commit, self._namespace, key, command)
+        return await self._locked(t, self._log.commit, self._namespace, key, command)
 
     async def _read(
         self, t: Transport, key: str, first: int | None, last: int | None
@@ -153,13 +143,13 @@ class JsonChatStore(ChatStore):
         )
 
     async def _purge(self, t: Transport) -> int:
-        return await self._patiently(t, self._log.purge, self._namespace)
+        return await self._locked(t, self._log.purge, self._namespace)
 
     async def _setup(self, t: Transport) -> None:
-        await self._patiently(t, self._log.set_up)
+        await self._locked(t, self._log.set_up)
 
     async def _ping(self, t: Transport) -> None:
-        await self._patiently(t, self._log.catch_up)
+        await self._locked(t, self._log.catch_up)
         await t.offload(self._log.check_directory)
 
     def _error(self, exc: BaseException) -> ChatStoreError:

@@ -37,7 +37,7 @@ from chatstores.state import (
 )
 from chatstores.store import ChatStore
 from chatstores.types import Capabilities
-from chatstores.url import StoreURL, parse_bool, parse_int, parse_options, refused
+from chatstores.url import StoreURL, parse_bool, parse_int, parse_options, parse_text, refused
 from chatstores_redis import scripts
 from chatstores_redis.place import (
     Place,
@@ -78,12 +78,6 @@ CONCURRENCY = 64
 def _prefix(value: Any) -> str:
     if not isinstance(value, str) or not value or set(value) & set("{}:* \n"):
         raise ValueError("must be text without braces, colons, asterisks and blanks")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be text")
     return value
 
 
@@ -198,22 +192,22 @@ class RedisChatStore(ChatStore):
     _driver_errors = (redis.RedisError, OSError)
     _options: ClassVar[Mapping[str, Any]] = {
         "prefix": _prefix,
-        "client_name": _text,
+        "client_name": parse_text,
         "protocol": _protocol,
         "socket_keepalive": parse_bool,
         "max_connections": _at_least(1),
         "credential_provider": _provider,
-        "ssl_ca_certs": _text,
-        "ssl_ca_data": _text,
-        "ssl_ca_path": _text,
+        "ssl_ca_certs": parse_text,
+        "ssl_ca_data": parse_text,
+        "ssl_ca_path": parse_text,
         "ssl_cert_reqs": _cert_reqs,
-        "ssl_certfile": _text,
+        "ssl_certfile": parse_text,
         "ssl_check_hostname": parse_bool,
-        "ssl_ciphers": _text,
-        "ssl_keyfile": _text,
-        "ssl_password": _text,
-        "sentinel_username": _text,
-        "sentinel_password": _text,
+        "ssl_ciphers": parse_text,
+        "ssl_keyfile": parse_text,
+        "ssl_password": parse_text,
+        "sentinel_username": parse_text,
+        "sentinel_password": parse_text,
         "wait": _at_least(0),
         "db": _at_least(0),
         "decode_responses": refused(_BYTES),
@@ -253,7 +247,7 @@ class RedisChatStore(ChatStore):
         login = {"username": username, "password": password, "db": db}
         driver = parse_options(
             {**{name: value for name, value in login.items() if value is not None}, **given},
-            {**self._options, "username": _text, "password": _text},
+            {**self._options, "username": parse_text, "password": parse_text},
             "redis://",
         )
         self._prefix = driver.pop("prefix")

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from chatstores.errors import InvalidURLError
 from chatstores.registry import missing
-from chatstores.url import StoreURL, parse_int, refused
+from chatstores.url import StoreURL, parse_int, parse_text, refused
 
 try:
     from sqlalchemy import Engine
@@ -21,12 +21,6 @@ except ImportError as exc:
 __all__ = ["LIBPQ", "PARSERS", "Place", "hosts_of", "place_of_client"]
 
 PORT = 5432
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be text")
-    return value
 
 
 def _one_of(*words: str) -> Callable[[Any], str]:
@@ -41,15 +35,15 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 #: libpq's options that both drivers honour; what the URL's own parts say is not among them.
 #: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 LIBPQ: dict[str, Callable[[Any], Any]] = {
-    "application_name": _text,
-    "options": _text,
-    "passfile": _text,
-    "sslcert": _text,
-    "sslcrl": _text,
-    "sslkey": _text,
+    "application_name": parse_text,
+    "options": parse_text,
+    "passfile": parse_text,
+    "sslcert": parse_text,
+    "sslcrl": parse_text,
+    "sslkey": parse_text,
     "sslmode": _one_of("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "sslpassword": _text,
-    "sslrootcert": _text,
+    "sslpassword": parse_text,
+    "sslrootcert": parse_text,
     "target_session_attrs": _one_of(
         "any", "read-write", "read-only", "primary", "standby", "prefer-standby"
     ),
@@ -94,7 +88,7 @@ _REFUSED = {
 #: What a value of each option must be, beside those of the store's own.
 PARSERS: dict[str, Callable[[Any], Any]] = {
     **LIBPQ,
-    "host": _text,
+    "host": parse_text,
     "port": parse_int,
     **{name: refused(reason) for name, reason in _REFUSED.items()},
 }

@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields
 
 from chatstores_sql.tables import Tables
 
-__all__ = ["HEAD_COLUMNS", "MINUTE", "Statements", "statements"]
+__all__ = ["MINUTE", "Statements", "statements"]
 
 #: Microseconds.
 MINUTE = 60_000_000
 
-#: What a command reads and writes of a session; see Head in session.py.
-HEAD_COLUMNS = (
+# What a command reads and writes of a session; see Session in session.py.
+_HEAD_COLUMNS = (
     "version, alive, epoch, last_ordinal, count, repeats, created_at, updated_at, expires_at, "
     "overtaken, metadata, own"
 )
@@ -22,6 +22,17 @@ _HEAD = (
     "AS text)"
 )
 _LIVE = "alive AND (expires_at IS NULL OR expires_at >= {now})"
+# A live session that has so many more messages; it is locked from then on.
+_GROWN = """
+    WITH head AS (
+        UPDATE {sessions} SET version = version + 1, last_ordinal = last_ordinal + {more},
+            count = count + {more}, updated_at = greatest(updated_at, {now}),
+            recent = greatest(updated_at, {now}) / {minute} * {minute},
+            expires_at = {now} + CAST($4 AS bigint)
+        WHERE namespace = $1 AND key = $2 AND {live} AND overtaken < {now}
+            AND (CAST($3 AS bigint) IS NULL OR version = $3)
+        RETURNING id, version, last_ordinal, updated_at
+    )"""
 _SESSION = "(SELECT id FROM {sessions} WHERE namespace = $1 AND key = $2 AND " + _LIVE + ")"
 
 
@@ -33,30 +44,14 @@ class Statements:
     # expected version or None, ttl or None, command, id, payload; or a list of ids and one of
     # payloads. Gives the version, or nothing: then the general way must decide.
     append: str = """
-        WITH head AS (
-            UPDATE {sessions} SET version = version + 1, last_ordinal = last_ordinal + 1,
-                count = count + 1, updated_at = greatest(updated_at, {now}),
-                recent = greatest(updated_at, {now}) / {minute} * {minute},
-                expires_at = {now} + CAST($4 AS bigint)
-            WHERE namespace = $1 AND key = $2 AND {live} AND overtaken < {now}
-                AND (CAST($3 AS bigint) IS NULL OR version = $3)
-            RETURNING id, version, last_ordinal, updated_at
-        )
+        {grown_by_one}
         INSERT INTO {messages} (session, ordinal, id, version, command, added, at, payload)
         SELECT id, last_ordinal, CAST($6 AS bytea), version, CAST($5 AS bigint), 1, updated_at,
             CAST($7 AS text)
         FROM head
         RETURNING version"""
     append_many: str = """
-        WITH head AS (
-            UPDATE {sessions} SET version = version + 1, last_ordinal = last_ordinal + {many},
-                count = count + {many}, updated_at = greatest(updated_at, {now}),
-                recent = greatest(updated_at, {now}) / {minute} * {minute},
-                expires_at = {now} + CAST($4 AS bigint)
-            WHERE namespace = $1 AND key = $2 AND {live} AND overtaken < {now}
-                AND (CAST($3 AS bigint) IS NULL OR version = $3)
-            RETURNING id, version, last_ordinal, updated_at
-        ), added AS (
+        {grown_by_many}, added AS (
             INSERT INTO {messages} (session, ordinal, id, version, command, added, at, payload)
             SELECT head.id, last_ordinal - {many} + n, row.id, version, CAST($5 AS bigint), {many},
                 updated_at, row.payload
@@ -203,7 +198,7 @@ def statements(tables: Tables) -> Statements:
         "json_array": "json_build_array" if postgres else "json_array",
         "for_update": "FOR UPDATE" if postgres else "",
         "skip_locked": "FOR UPDATE SKIP LOCKED" if postgres else "",
-        "head_columns": HEAD_COLUMNS,
+        "head_columns": _HEAD_COLUMNS,
         "many": "cardinality(CAST($6 AS bytea[]))",
         "minute": str(MINUTE),
         "limit": "{limit}",
@@ -211,6 +206,8 @@ def statements(tables: Tables) -> Statements:
     words["live"] = _LIVE.format(**words)
     words["session"] = _SESSION.format(**words)
     words["head"] = _HEAD.format(**words)
+    words["grown_by_one"] = _GROWN.format(more="1", **words)
+    words["grown_by_many"] = _GROWN.format(more=words["many"], **words)
     texts = {
         one.name: " ".join(str(one.default).format(**words).split()) for one in fields(Statements)
     }

@@ -13,21 +13,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from chatstores.conformance import Borrowed, Counted, Harness
 from chatstores_sql import PostgresChatStore
 from tests.servers.postgres import PostgresServer
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Proxy, Since
 
 __all__ = ["PostgresHarness"]
-
-
-class _Since:
-    """A counter of a proxy, from now on."""
-
-    def __init__(self, proxy: Proxy, counter: str) -> None:
-        self._proxy, self._counter = proxy, counter
-        self._start = getattr(proxy, counter)
-
-    @property
-    def count(self) -> int:
-        return int(getattr(self._proxy, self._counter)) - self._start
 
 
 class PostgresHarness(Harness):
@@ -94,13 +82,13 @@ class PostgresHarness(Harness):
     def dropped_replies(self, n: int) -> Iterator[Counted]:
         self._proxy.drop_replies(n, b"COMMIT\0", b'"v":1,', b'\\"v\\":1,')
         try:
-            yield _Since(self._proxy, "dropped")
+            yield Since([self._proxy], "dropped")
         finally:
             self._proxy.drop_replies(0)
 
     @contextmanager
     def received(self) -> Iterator[Counted]:
-        yield _Since(self._proxy, "received")
+        yield Since([self._proxy], "received")
 
     @contextmanager
     def contended(self, namespace: str, key: str) -> Iterator[None]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from chatstores.conformance import Borrowed, Harness, NotThere
 from chatstores_redis import RedisChatStore
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Proxy, Since
 
 __all__ = ["RedisHarness", "bucket"]
 
@@ -20,24 +19,6 @@ __all__ = ["RedisHarness", "bucket"]
 def bucket(namespace: str, key: str) -> bytes:
     """The bucket of a session, as README's ``prefix`` has it by default."""
     return f"chatstores:{{{namespace}:{zlib.crc32(key.encode()) & 0xFF:02x}}}".encode()
-
-
-@dataclass
-class Since:
-    """A counter of all proxies, from now on."""
-
-    proxies: Sequence[Proxy]
-    counter: str
-
-    def __post_init__(self) -> None:
-        self._start = self._now()
-
-    @property
-    def count(self) -> int:
-        return self._now() - self._start
-
-    def _now(self) -> int:
-        return sum(getattr(proxy, self.counter) for proxy in self.proxies)
 
 
 class RedisHarness(Harness):

@@ -8,18 +8,17 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from chatstores.conformance import Harness, NotThere
+from chatstores.conformance import Harness
 from chatstores.conformance.suite import *  # noqa: F403
+from tests.backends.local_harness import LocalHarness
 
 
-class JsonHarness(Harness):
+class JsonHarness(LocalHarness):
     """A file in a directory of the tests."""
 
-    throwaway = True
     driver = ""
 
     def __init__(self, directory: Path) -> None:
@@ -40,20 +39,6 @@ class JsonHarness(Harness):
         except ValueError:  # as the store itself keeps what it found damaged
             session["messages"][index][1] = "\0" + payload.decode("latin-1")
         self.path.write_text(json.dumps(whole))
-
-    def away(self) -> NoReturn:
-        raise NotThere("there is no server")
-
-    restart = silent = away
-
-    def dropped_replies(self, n: int) -> NoReturn:
-        raise NotThere("there is no wire")
-
-    def received(self) -> NoReturn:
-        raise NotThere("there is no wire")
-
-    def borrowed(self, form: str, **options: object) -> NoReturn:
-        raise NotThere("there is no client")
 
     @contextmanager
     def contended(self, namespace: str, key: str) -> Iterator[None]:

@@ -12,12 +12,12 @@ import pytest
 from chatstores.conformance import Harness, NotThere
 from chatstores.conformance.suite import *  # noqa: F403
 from chatstores_memory import MemoryChatStore
+from tests.backends.local_harness import LocalHarness
 
 
-class MemoryHarness(Harness):
+class MemoryHarness(LocalHarness):
     """A shared name, in this process only."""
 
-    throwaway = True
     needs_setup = False
     driver = ""
 
@@ -28,22 +28,8 @@ class MemoryHarness(Harness):
     def fresh_place(self) -> Iterator[Harness]:
         yield MemoryHarness()
 
-    def away(self) -> NoReturn:
-        raise NotThere("there is no server")
-
-    restart = silent = away
-
-    def dropped_replies(self, n: int) -> NoReturn:
-        raise NotThere("there is no wire")
-
-    def received(self) -> NoReturn:
-        raise NotThere("there is no wire")
-
     def contended(self, namespace: str, key: str) -> NoReturn:
         raise NotThere("a write waits for nobody longer than for a copy in memory")
-
-    def borrowed(self, form: str, **options: object) -> NoReturn:
-        raise NotThere("there is no client")
 
     def overwrite(self, namespace: str, key: str, index: int, payload: bytes) -> None:
         store = self.open()

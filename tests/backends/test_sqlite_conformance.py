@@ -7,18 +7,17 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from chatstores.conformance import Harness, NotThere
+from chatstores.conformance import Harness
 from chatstores.conformance.suite import *  # noqa: F403
+from tests.backends.local_harness import LocalHarness
 
 
-class SqliteHarness(Harness):
+class SqliteHarness(LocalHarness):
     """A file in a directory of the tests."""
 
-    throwaway = True
     needs_setup = True
     driver = "sqlalchemy"
 
@@ -35,20 +34,6 @@ class SqliteHarness(Harness):
                 "ORDER BY ordinal LIMIT 1 OFFSET ?)",
                 (payload.decode(errors="replace"), namespace, key, index),
             )
-
-    def away(self) -> NoReturn:
-        raise NotThere("there is no server")
-
-    restart = silent = away
-
-    def dropped_replies(self, n: int) -> NoReturn:
-        raise NotThere("there is no wire")
-
-    def received(self) -> NoReturn:
-        raise NotThere("there is no wire")
-
-    def borrowed(self, form: str, **options: object) -> NoReturn:
-        raise NotThere("there is no client")
 
     @contextmanager
     def contended(self, namespace: str, key: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from tests.servers import free_port
 
-__all__ = ["Proxy"]
+__all__ = ["Proxy", "Since"]
 
 _DRAIN_SECONDS = 1.0
 _READ_BYTES = 256 << 10
@@ -216,6 +216,23 @@ class Proxy:
             link.abort()
         while not self._links.isdisjoint(links):
             await asyncio.sleep(0)
+
+
+class Since:
+    """One of the counters of some proxies, together, from now on."""
+
+    def __init__(self, proxies: Iterable[Proxy], counter: str) -> None:
+        self._proxies = list(proxies)
+        self._counter = counter
+        self._start = self._now()
+
+    @property
+    def count(self) -> int:
+        """What was counted since then."""
+        return self._now() - self._start
+
+    def _now(self) -> int:
+        return sum(getattr(proxy, self._counter) for proxy in self._proxies)
 
 
 @dataclass
