@@ -155,7 +155,7 @@ def test_free_ports_are_free_and_below_the_outgoing_ones() -> None:
 def install(*arguments: str, path: str, strict: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["/bin/bash", str(ROOT / "tests/servers/install"), *arguments],
-        env={"PATH": path, "CHATSTORES_TEST_STRICT": strict},
+        env={"PATH": path, "HOME": path, "CHATSTORES_TEST_STRICT": strict},
         capture_output=True,
         text=True,
         check=False,
@@ -163,8 +163,9 @@ def install(*arguments: str, path: str, strict: str = "") -> subprocess.Complete
 
 
 def test_install_has_nothing_to_do_or_says_what_to_do(tmp_path: Path) -> None:
-    for name in ("redis-server", "initdb", "ps", "pgbouncer"):
+    for name in ("redis-server", "initdb", "ps", "pgbouncer", "java", "mvn"):
         (tmp_path / name).symlink_to("/bin/true")
+    (tmp_path / ".cache/chatstores-servers/kafka-4.1.0/lib").mkdir(parents=True)
     there = install(path=str(tmp_path))
     assert (there.returncode, there.stdout, there.stderr) == (0, "", "")
     empty = str(tmp_path / "empty")

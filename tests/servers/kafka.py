@@ -1,0 +1,226 @@
+"""Kafka for tests: a broker of our own, or a given one."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from tests.servers import GivenServer, Server, ServerError, find, free_port
+from tests.servers.certificates import certificates
+from tests.servers.jars import java
+
+__all__ = ["QUIET", "KafkaServer", "kafka_server"]
+
+_silent = logging.Logger("silent", logging.CRITICAL + 1)
+#: The options of a client that prints nothing.
+QUIET: dict[str, Any] = {"logger": _silent, "log_level": 0}
+
+_CLUSTER_ID = "chatstores-tests-00000"
+_JVM = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+_LOG4J = """<Configuration>
+  <Appenders>
+    <Console name="console"><PatternLayout pattern="%d %p %c{1}: %m%n"/></Console>
+  </Appenders>
+  <Loggers><Root level="WARN"><AppenderRef ref="console"/></Root></Loggers>
+</Configuration>
+"""
+_PROTOCOLS = {"plain": "PLAINTEXT", "sasl": "SASL_PLAINTEXT", "ssl": "SSL"}
+#: Light, and quick in all that a test would wait for.
+_SETTINGS = {
+    "auto.create.topics.enable": "false",
+    "broker.heartbeat.interval.ms": "300",
+    "broker.session.timeout.ms": "1500",
+    "default.replication.factor": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "log.cleaner.backoff.ms": "200",
+    "log.cleaner.dedupe.buffer.size": "8388608",
+    "log.initial.task.delay.ms": "200",
+    "log.retention.check.interval.ms": "1000",
+    "log.segment.delete.delay.ms": "200",
+    "offsets.topic.num.partitions": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+}
+
+
+class KafkaServer(Server):
+    """A Kafka broker on 127.0.0.1 that is its own controller (KRaft).
+
+    Its `direct` listener, for the test itself, knows neither a proxy nor security.
+
+    Args:
+        advertised: the port of a proxy that clients are told instead of the broker's, or None.
+        security: whether clients come in the plain, by SASL with a password (PLAIN or
+            SCRAM-SHA-256), or by TLS with a certificate.
+        user: the name for SASL.
+        password: the password for SASL.
+        acls: whether nobody but the user of `direct` may do anything without an ACL.
+        settings: further lines of server.properties.
+    """
+
+    name = "kafka"
+
+    def __init__(
+        self,
+        *,
+        advertised: int | None = None,
+        security: Literal["plain", "sasl", "ssl"] = "plain",
+        user: str = "chatstores",
+        password: str = "",
+        acls: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.advertised = advertised
+        self.security = security
+        self.login = user
+        self.password = password
+        self.acls = acls
+        self.settings = dict(settings or {})
+        self.node_id = 1
+        self.direct_port = free_port()
+        self.controller_port = free_port()
+        self.voters = f"1@127.0.0.1:{self.controller_port}"
+
+    @property
+    def url(self) -> str:
+        """The address for clients, by the proxy where one is advertised, with the password."""
+        login = ""
+        if self.security == "sasl":
+            login = f"{quote(self.login, safe='')}:{quote(self.password, safe='')}@"
+        return f"kafka://{login}127.0.0.1:{self.advertised or self.port}"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of librdkafka that a client needs and the URL does not say."""
+        if self.security == "sasl":
+            return {"security.protocol": "sasl_plaintext", "sasl.mechanism": "SCRAM-SHA-256"}
+        if self.security == "ssl":
+            files = certificates()
+            return {
+                "security.protocol": "ssl",
+                "ssl.ca.location": files.ca,
+                "ssl.certificate.location": files.client,
+                "ssl.key.location": files.client_key,
+            }
+        return {}
+
+    @property
+    def direct(self) -> str:
+        """The host and port for the test itself, as the super user."""
+        return f"127.0.0.1:{self.direct_port}"
+
+    @property
+    def data(self) -> Path:
+        """Kafka's own directory."""
+        return self.directory / "data"
+
+    def segments(self, topic: str) -> list[Path]:
+        """The files that hold a topic's records, newest last."""
+        return sorted(self.data.glob(f"{topic}-[0-9]*/*.log"), key=lambda path: path.name)
+
+    def command(self) -> list[str]:
+        """Format the storage, the first time, and return the command line."""
+        log4j = self.write("log4j2.xml", _LOG4J)
+        run = [*java(self.name), *_JVM, f"-Dlog4j2.configurationFile={log4j}"]
+        lines = [f"{name}={value}\n" for name, value in self._settings().items()]
+        text = "".join(lines).replace("\\", "\\\\")  # as in any file of Java's properties
+        file = str(self.write("server.properties", text))
+        if not self.data.exists():
+            tool = [*run, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", file]
+            if self.security == "sasl":
+                user = f'name="{self.login}",password="{self.password}"'
+                tool += ["--add-scram", f"SCRAM-SHA-256=[{user}]"]
+            done = subprocess.run(tool, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise ServerError(f"the storage was not formatted: {done.stdout}{done.stderr}")
+        return [*run, "kafka.Kafka", file]
+
+    def ready(self) -> bool:
+        """Say whether it tells which brokers there are, itself among them."""
+        try:
+            socket.create_connection(("127.0.0.1", self.direct_port), timeout=1).close()
+            found = self.client().list_topics(timeout=2)
+        except (OSError, KafkaException):
+            return False
+        return self.node_id in found.brokers
+
+    def client(self) -> AdminClient:
+        """An admin client of `direct`."""
+        return AdminClient({"bootstrap.servers": self.direct, **QUIET})
+
+    def _settings(self) -> dict[str, str]:
+        clients, direct = f"CLIENTS://127.0.0.1:{self.port}", f"DIRECT://{self.direct}"
+        controller = f"CONTROLLER://127.0.0.1:{self.controller_port}"
+        told = f"CLIENTS://127.0.0.1:{self.advertised or self.port}"
+        protocols = f"CLIENTS:{_PROTOCOLS[self.security]},DIRECT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": str(self.node_id),
+            "log.dirs": str(self.data),
+            "listeners": f"{clients},{direct},{controller}",
+            "advertised.listeners": f"{told},{direct}",
+            "listener.security.protocol.map": protocols,
+            "inter.broker.listener.name": "DIRECT",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": self.voters,
+            **_SETTINGS,
+        }
+        if self.acls:
+            settings["authorizer.class.name"] = (
+                "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+            )
+            settings["super.users"] = "User:ANONYMOUS"
+        if self.security == "sasl":
+            settings |= self._sasl()
+        if self.security == "ssl":
+            settings |= self._ssl()
+        return {**settings, **self.settings}
+
+    def _sasl(self) -> dict[str, str]:
+        prefix, user = "listener.name.clients.", f'user_{self.login}="{self.password}"'
+        plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        return {
+            f"{prefix}sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256",
+            f"{prefix}plain.sasl.jaas.config": f"{plain} required {user};",
+            f"{prefix}scram-sha-256.sasl.jaas.config": f"{scram} required;",
+        }
+
+    def _ssl(self) -> dict[str, str]:
+        files, prefix = certificates(), "listener.name.clients.ssl."
+        key = load_pem_private_key(Path(files.server_key).read_bytes(), None)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        keystore = self.write("server.pem", pem + Path(files.server).read_text())
+        return {
+            f"{prefix}client.auth": "required",
+            f"{prefix}keystore.type": "PEM",
+            f"{prefix}keystore.location": str(keystore),
+            f"{prefix}truststore.type": "PEM",
+            f"{prefix}truststore.location": files.ca,
+        }
+
+
+def kafka_server() -> AbstractContextManager[Server | GivenServer]:
+    """Find a Kafka for as long as the context lasts; its `url` is what a test needs.
+
+    A test that hurts its server starts a `KafkaServer` of its own.
+    """
+    return find(KafkaServer)
