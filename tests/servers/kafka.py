@@ -1,14 +1,17 @@
-"""Kafka for tests: a broker of our own, or a given one."""
+"""Kafka for tests: a broker of our own, three of them that fail over, or a given one."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import quote
 
 from confluent_kafka import KafkaException
@@ -20,11 +23,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.servers import GivenServer, Server, ServerError, find, free_port
+from tests.servers import GivenServer, Scratch, Server, ServerError, find, free_port, wait_until
 from tests.servers.certificates import certificates
 from tests.servers.jars import java
+from tests.servers.proxy import Proxy
 
-__all__ = ["QUIET", "KafkaServer", "kafka_server"]
+__all__ = ["QUIET", "KafkaCluster", "KafkaServer", "Member", "kafka_server"]
 
 _silent = logging.Logger("silent", logging.CRITICAL + 1)
 #: The options of a client that prints nothing.
@@ -40,6 +44,19 @@ _LOG4J = """<Configuration>
 </Configuration>
 """
 _PROTOCOLS = {"plain": "PLAINTEXT", "sasl": "SASL_PLAINTEXT", "ssl": "SSL"}
+#: What a cluster has besides; a leader that is silent is soon replaced.
+_CLUSTER_SETTINGS = {
+    "broker.heartbeat.interval.ms": "200",
+    "broker.session.timeout.ms": "1000",
+    "controller.quorum.election.backoff.max.ms": "200",
+    "controller.quorum.election.timeout.ms": "500",
+    "controller.quorum.fetch.timeout.ms": "700",
+    "default.replication.factor": "3",
+    "min.insync.replicas": "2",
+    "offsets.topic.replication.factor": "3",
+    "transaction.state.log.min.isr": "2",
+    "transaction.state.log.replication.factor": "3",
+}
 #: Light, and quick in all that a test would wait for.
 _SETTINGS = {
     "auto.create.topics.enable": "false",
@@ -76,6 +93,7 @@ class KafkaServer(Server):
     """
 
     name = "kafka"
+    start_seconds = 60.0
 
     def __init__(
         self,
@@ -137,21 +155,14 @@ class KafkaServer(Server):
         return sorted(self.data.glob(f"{topic}-[0-9]*/*.log"), key=lambda path: path.name)
 
     def command(self) -> list[str]:
-        """Format the storage, the first time, and return the command line."""
+        """Make the data, the first time, and return the command line."""
         log4j = self.write("log4j2.xml", _LOG4J)
-        run = [*java(self.name), *_JVM, f"-Dlog4j2.configurationFile={log4j}"]
-        lines = [f"{name}={value}\n" for name, value in self._settings().items()]
-        text = "".join(lines).replace("\\", "\\\\")  # as in any file of Java's properties
-        file = str(self.write("server.properties", text))
+        file = self.write("server.properties", _properties(self._settings()))
         if not self.data.exists():
-            tool = [*run, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", file]
-            if self.security == "sasl":
-                user = f'name="{self.login}",password="{self.password}"'
-                tool += ["--add-scram", f"SCRAM-SHA-256=[{user}]"]
-            done = subprocess.run(tool, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise ServerError(f"the storage was not formatted: {done.stdout}{done.stderr}")
-        return [*run, "kafka.Kafka", file]
+            user = (self.login, self.password) if self.security == "sasl" else None
+            shutil.copytree(_formatted(self.node_id, user), self.data)
+        run = [*java(self.name), *_JVM, f"-Dlog4j2.configurationFile={log4j}"]
+        return [*run, "kafka.Kafka", str(file)]
 
     def ready(self) -> bool:
         """Say whether it tells which brokers there are, itself among them."""
@@ -218,9 +229,120 @@ class KafkaServer(Server):
         }
 
 
+class Member(NamedTuple):
+    """A broker of a cluster, and the proxy before it."""
+
+    server: KafkaServer
+    proxy: Proxy
+
+
+class KafkaCluster:
+    """Three brokers, which are its controllers, each behind a proxy that it advertises.
+
+    A topic has three replicas by default, and a write needs two of them. The brokers do not
+    reach each other by the proxies.
+
+    Args:
+        settings: further lines of each server.properties.
+    """
+
+    def __init__(self, *, settings: Mapping[str, str] | None = None) -> None:
+        self.members = []
+        for _ in range(3):
+            server = KafkaServer(settings={**_CLUSTER_SETTINGS, **(settings or {})})
+            proxy = Proxy("127.0.0.1", server.port)
+            server.advertised = proxy.port
+            self.members.append(Member(server, proxy))
+        self._servers = [member.server for member in self.members]
+        for node_id, server in enumerate(self._servers, 1):
+            server.node_id = node_id
+        voters = [f"{one.node_id}@127.0.0.1:{one.controller_port}" for one in self._servers]
+        for server in self._servers:
+            server.voters = ",".join(voters)
+        self._stack = ExitStack()
+
+    @property
+    def url(self) -> str:
+        """The address of all brokers."""
+        return "kafka://" + ",".join(f"127.0.0.1:{member.proxy.port}" for member in self.members)
+
+    @property
+    def direct(self) -> str:
+        """The hosts and ports for the test itself."""
+        return ",".join(server.direct for server in self._servers)
+
+    def leader(self, topic: str, partition: int = 0) -> Member | None:
+        """The broker that leads a partition, as those say that are alive; None while none does."""
+        admin = AdminClient({"bootstrap.servers": self.direct, **QUIET})
+        led_by = admin.list_topics(topic, timeout=10).topics[topic].partitions[partition].leader
+        return next((one for one in self.members if one.server.node_id == led_by), None)
+
+    def __enter__(self) -> Self:
+        """Start everything."""
+        try:
+            for member in self.members:
+                self._stack.enter_context(member.proxy)
+                self._stack.callback(member.server.stop)
+            # None answers before a second one is there.
+            with ThreadPoolExecutor() as threads:
+                list(threads.map(KafkaServer.start, self._servers))
+            wait_until(
+                "all brokers know each other", lambda: all(map(self._is_whole, self._servers))
+            )
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop everything."""
+        self._end()
+
+    def _end(self) -> None:
+        # The last two could not stop in order, for want of a majority.
+        for server in self._servers:
+            with suppress(ServerError):
+                server.kill()
+        self._stack.close()
+
+    def _is_whole(self, server: KafkaServer) -> bool:
+        return len(server.client().list_topics(timeout=10).brokers) == len(self._servers)
+
+
 def kafka_server() -> AbstractContextManager[Server | GivenServer]:
     """Find a Kafka for as long as the context lasts; its `url` is what a test needs.
 
     A test that hurts its server starts a `KafkaServer` of its own.
     """
     return find(KafkaServer)
+
+
+@cache
+def _formatted(node_id: int, user: tuple[str, str] | None) -> Path:
+    """The data of a node that was never started, with a user for SCRAM and its password."""
+    folder = Scratch("kafka-template").path
+    settings = {
+        "process.roles": "controller",
+        "node.id": str(node_id),
+        "log.dirs": str(folder / "data"),
+        "listeners": "CONTROLLER://127.0.0.1:1",
+        "controller.listener.names": "CONTROLLER",
+        "controller.quorum.voters": f"{node_id}@127.0.0.1:1",
+    }
+    file = folder / "server.properties"
+    file.write_text(_properties(settings))
+    command = [*java(KafkaServer.name), *_JVM, "kafka.tools.StorageTool", "format"]
+    command += ["--config", str(file), "--cluster-id", _CLUSTER_ID]
+    if user is not None:
+        name, password = user
+        command += ["--add-scram", f'SCRAM-SHA-256=[name="{name}",password="{password}"]']
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerError(f"the storage was not formatted: {done.stdout}{done.stderr}")
+    return folder / "data"
+
+
+def _properties(settings: Mapping[str, str]) -> str:
+    """Settings as Java's properties."""
+    lines = [f"{name}={value}\n" for name, value in settings.items()]
+    return "".join(lines).replace("\\", "\\\\")
