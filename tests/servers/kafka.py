@@ -28,7 +28,7 @@ from tests.servers.certificates import certificates
 from tests.servers.jars import java
 from tests.servers.proxy import Proxy
 
-__all__ = ["QUIET", "KafkaCluster", "KafkaServer", "Member", "kafka_server"]
+__all__ = ["QUIET", "KafkaCluster", "KafkaServer", "Member", "kafka_server", "produces"]
 
 _silent = logging.Logger("silent", logging.CRITICAL + 1)
 #: The options of a client that prints nothing.
@@ -307,6 +307,15 @@ class KafkaCluster:
 
     def _is_whole(self, server: KafkaServer) -> bool:
         return len(server.client().list_topics(timeout=10).brokers) == len(self._servers)
+
+
+def produces(timeout_ms: int = 30000) -> bytes:
+    """What every Produce request contains, and no other; for `Proxy.drop_replies` and the like.
+
+    Args:
+        timeout_ms: the producer's `request.timeout.ms`; its `acks` must be `all`.
+    """
+    return b"\xff\xff" + timeout_ms.to_bytes(4, "big")
 
 
 def kafka_server() -> AbstractContextManager[Server | GivenServer]:
