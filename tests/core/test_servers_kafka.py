@@ -107,6 +107,7 @@ def test_what_was_acknowledged_outlives_every_end() -> None:
         url, directory = server.url, server.directory
         assert url == f"kafka://127.0.0.1:{server.port}"
         create(server, "chats")
+        create(server, "chats-2")
         put(client(server), "chats", b"one")
         server.restart()
         put(client(server), "chats", b"two")
@@ -118,6 +119,12 @@ def test_what_was_acknowledged_outlives_every_end() -> None:
         assert get(client(server), "chats") == [b"one", b"two"]
         [segment] = server.segments("chats")
         assert b"one" in segment.read_bytes()
+        server.pause()
+        with pytest.raises(KafkaException):
+            put(client(server), "chats", b"late", 0.2)
+        time.sleep(2)  # longer than the broker's session lasts
+        server.resume()
+        put(client(server), "chats", b"three")
         server.pause()
     assert not directory.exists()
     server.stop()

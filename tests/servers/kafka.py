@@ -30,9 +30,8 @@ from tests.servers.proxy import Proxy
 
 __all__ = ["QUIET", "KafkaCluster", "KafkaServer", "Member", "kafka_server", "produces"]
 
-_silent = logging.Logger("silent", logging.CRITICAL + 1)
 #: The options of a client that prints nothing.
-QUIET: dict[str, Any] = {"logger": _silent, "log_level": 0}
+QUIET: dict[str, Any] = {"logger": logging.Logger("silent", logging.CRITICAL + 1), "log_level": 0}
 
 _CLUSTER_ID = "chatstores-tests-00000"
 _JVM = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
@@ -87,8 +86,9 @@ class KafkaServer(Server):
         security: whether clients come in the plain, by SASL with a password (PLAIN or
             SCRAM-SHA-256), or by TLS with a certificate.
         user: the name for SASL.
-        password: the password for SASL.
-        acls: whether nobody but the user of `direct` may do anything without an ACL.
+        password: the password for SASL, without quotation marks.
+        acls: whether nobody but the user of `direct`, who has no name, may do anything without an
+            ACL. Clients in the plain have no name either.
         settings: further lines of server.properties.
     """
 
@@ -151,8 +151,9 @@ class KafkaServer(Server):
         return self.directory / "data"
 
     def segments(self, topic: str) -> list[Path]:
-        """The files that hold a topic's records, newest last."""
-        return sorted(self.data.glob(f"{topic}-[0-9]*/*.log"), key=lambda path: path.name)
+        """The files that hold a topic's records, newest last; not those that are being removed."""
+        files = [file for file in self.data.glob(f"{topic}-*/*.log") if _topic(file) == topic]
+        return sorted(files, key=lambda file: file.name)
 
     def command(self) -> list[str]:
         """Make the data, the first time, and return the command line."""
@@ -328,7 +329,10 @@ def kafka_server() -> AbstractContextManager[Server | GivenServer]:
 
 @cache
 def _formatted(node_id: int, user: tuple[str, str] | None) -> Path:
-    """The data of a node that was never started, with a user for SCRAM and its password."""
+    """The data of a node that was never started, with a user for SCRAM and its password.
+
+    A copy is made faster than the data.
+    """
     folder = Scratch("kafka-template").path
     settings = {
         "process.roles": "controller",
@@ -349,6 +353,10 @@ def _formatted(node_id: int, user: tuple[str, str] | None) -> Path:
     if done.returncode:
         raise ServerError(f"the storage was not formatted: {done.stdout}{done.stderr}")
     return folder / "data"
+
+
+def _topic(segment: Path) -> str:
+    return segment.parent.name.rpartition("-")[0]
 
 
 def _properties(settings: Mapping[str, str]) -> str:
