@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from abc import ABC, abstractmethod
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, Self, SupportsIndex, TypeVar
@@ -187,7 +188,7 @@ class Operations(ABC):
         password = options.pop("password", parsed.password)
         if password is not None and not isinstance(password, str):
             raise InvalidURLError("the option password: must be a str")
-        known = {**cls._base_options, **cls._options}
+        known: Mapping[str, Any] = ChainMap(dict(cls._base_options), cls._options)  # type: ignore[arg-type]
         values = parse_options({**parsed.query, **options}, known, f"{parsed.scheme}://")
         return cls._from_parts(parsed._replace(password=password), values)
 

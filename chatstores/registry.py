@@ -32,6 +32,7 @@ class Backend(NamedTuple):
 #: Scheme -> class. Nothing is imported before its scheme is opened.
 BACKENDS = {
     "json": Backend("chatstores_json", "JsonChatStore"),
+    "kafka": Backend("chatstores_kafka", "KafkaChatStore"),
     "memory": Backend("chatstores_memory", "MemoryChatStore"),
     "postgres": Backend("chatstores_sql", "PostgresChatStore"),
     "postgresql": Backend("chatstores_sql", "PostgresChatStore"),

@@ -10,6 +10,7 @@ Times are whole microseconds since 1970, UTC. Versions and ordinals are whole nu
 from __future__ import annotations
 
 import time
+from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -185,6 +186,10 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+def _no_numbers() -> array[int]:
+    return array("q")
+
+
 @dataclass(slots=True)
 class SessionState:
     """One session, folded from its commands in their order."""
@@ -195,7 +200,7 @@ class SessionState:
     last_ordinal: int = 0
     # The rows by column: what is looked for among the last ids, and read as the last payloads, are
     # plain slices; and a row costs no object of its own.
-    ordinals: list[int] = field(default_factory=list)
+    ordinals: array[int] = field(default_factory=_no_numbers)
     ids: list[str] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
     batch: int = 0  # the length of the last batch, those included that were there
@@ -338,7 +343,7 @@ class SessionState:
         removed = self.payloads[span]
         if not removed:
             return Outcome(self._actual())
-        del self.ordinals[span], self.ids[span], self.payloads[span]
+        self._remove(span)
         self._changed(ttl, now)
         return Outcome(self.version, removed=removed)
 
@@ -349,7 +354,7 @@ class SessionState:
             return Outcome(self._actual(), refusal=refusal, detail=record.id)
         if self.payloads[index] == record.payload:
             return Outcome(self.version)
-        self.payloads[index] = record.payload
+        self._put(index, record)
         self._changed(ttl, now)
         return Outcome(self.version)
 
@@ -396,16 +401,7 @@ class SessionState:
             return slice(0, 0)
         return slice(found, found + 1) if which == "id" else slice(found + 1, count)
 
-    def _drop_rows(self) -> None:
-        self.ordinals, self.ids, self.payloads = [], [], []
-
-    def _begin(self, now: int) -> None:
-        """A session that is not there is born."""
-        if not self.alive:
-            self.version = max(self.version, now - 1)
-            self.alive = True
-            self.created_at = now
-            self.metadata = self.own = b"{}"
+    # All that is ever done to rows; a log's own state follows them here.
 
     def _add(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -414,6 +410,25 @@ class SessionState:
             self.ids.append(record.id)
             self.payloads.append(record.payload)
         self.batch = len(records)
+
+    def _put(self, index: int, record: Record) -> None:
+        self.payloads[index] = record.payload
+
+    def _remove(self, span: slice) -> None:
+        del self.ordinals[span], self.ids[span], self.payloads[span]
+
+    def _drop_rows(self) -> None:
+        self.ordinals, self.ids, self.payloads = _no_numbers(), [], []
+
+    # The life of a session.
+
+    def _begin(self, now: int) -> None:
+        """A session that is not there is born."""
+        if not self.alive:
+            self.version = max(self.version, now - 1)
+            self.alive = True
+            self.created_at = now
+            self.metadata = self.own = b"{}"
 
     def _replace(self, records: Sequence[Record], ttl: int | None, now: int) -> None:
         self._begin(now)

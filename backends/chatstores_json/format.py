@@ -6,6 +6,7 @@ JSON object.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -144,7 +145,7 @@ def _parse_session(entry: dict[str, Any]) -> SessionState:
     commands = entry.pop("commands")
     state = SessionState(
         **entry,
-        ordinals=[row.ordinal for row in rows],
+        ordinals=array("q", [row.ordinal for row in rows]),
         ids=[row.id for row in rows],
         payloads=[row.payload for row in rows],
         metadata=metadata,

@@ -1,0 +1,243 @@
+"""PartitionFold: the sessions of one partition, folded from its records in their order."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Container
+from typing import NoReturn
+
+from chatstores.errors import BackendMismatchError
+from chatstores.fold import Fold
+from chatstores.state import Command, Outcome, Record
+from chatstores_kafka.checkpoint import decode_checkpoint, take_checkpoint
+from chatstores_kafka.record import (
+    FORMAT,
+    HEAD,
+    LENGTHS,
+    MAGIC,
+    Kind,
+    RecordHead,
+    action_of,
+    read_arguments,
+    read_messages,
+)
+from chatstores_kafka.state import INDEX_BITS, LoggedState, offset_of
+
+__all__ = ["PartitionFold"]
+
+
+_APPEND = int(Kind.APPEND)
+
+
+class PartitionFold:
+    """Folds records; its owner holds a lock around every call.
+
+    Args:
+        fold: where the sessions are, with those of the other partitions.
+        partition: which partition this is.
+        partitions: how many the topic has.
+        waiting: the ids of the commands that somebody waits for.
+        answer: is told the outcome of each of those: its id, and an outcome, or None where it was
+            not done and never will be.
+    """
+
+    def __init__(
+        self,
+        fold: Fold,
+        partition: int,
+        partitions: int,
+        waiting: Container[int],
+        answer: Callable[[int, Outcome | None], None],
+    ) -> None:
+        self._fold = fold
+        self._partition = partition
+        self._partitions = partitions
+        self._waiting = waiting
+        self._answer = answer
+        self.states: dict[bytes, LoggedState] = {}
+        #: Records that are not ours: how many, and the offset of the newest.
+        self.foreign = 0
+        self.foreign_offset = -1
+        #: While the log's older part is read, the tokens that were tombstoned in it; else None.
+        self.dead: set[int] | None = set()
+        #: Checkpoints of sessions that are not there: the tombstone of one ends its memory too.
+        self._markers: dict[int, bytes] = {}
+        #: What this process's own checkpoints made useless, by the checkpoint's token.
+        self.useless: dict[int, list[int] | None] = {}
+        self._shedding: list[LoggedState] = []
+
+    def state(self, name: bytes) -> LoggedState:
+        """The state of a session, made if it is not there."""
+        state = self.states.get(name)
+        if state is None:
+            state = self.states[name] = LoggedState()
+            namespace, _, key = name.partition(b"\0")
+            sessions = self._fold.namespaces.setdefault(namespace.decode(), {})
+            sessions[key.decode()] = state
+        return state
+
+    def take(self, offset: int, now: int, key: bytes | None, value: bytes | None) -> None:
+        """Fold one record.
+
+        Args:
+            offset: where it stands.
+            now: its append time in microseconds.
+            key: its token.
+            value: what it says; None for a tombstone.
+
+        Raises:
+            BackendMismatchError: a newer version wrote it, or the topic had other partitions.
+        """
+        if value is None:
+            self._bury(key)
+            return
+        if len(value) < HEAD.size or value[0] != MAGIC or key is None or len(key) != 8:
+            self.foreign += 1
+            self.foreign_offset = offset
+            return
+        head = HEAD.unpack_from(value)
+        _, version, kind, retry, partitions, length, count, number, seen, expected, ttl = head
+        if version != FORMAT or partitions != self._partitions:
+            self._refuse(offset, version, partitions)
+        token = int.from_bytes(key, "little")
+        start = HEAD.size + length
+        name = value[HEAD.size : start]
+        state = self.states.get(name) or self.state(name)
+        state.offsets.append(offset)
+        state.tokens.append(token)
+        if (
+            kind == _APPEND
+            and count == 1
+            and expected < 0
+            and not retry
+            and seen >= state.remembered.floor
+        ):
+            id_length, _ = LENGTHS.unpack_from(value, start)
+            middle = start + LENGTHS.size + id_length
+            record = Record(value[start + LENGTHS.size : middle].decode(), value[middle:])
+            done = state.append_one(number, record, None if ttl < 0 else ttl, offset, now)
+            if done is not None:
+                if number in self._waiting:
+                    self._answer(number, Outcome(done, 1))
+                return
+        try:
+            self._take(state, name, RecordHead(*head), token, offset, now, value[start:])
+        except ValueError as exc:
+            raise BackendMismatchError(
+                f"{self._at(offset)} is a record of chatstores that is not readable: {exc}"
+            ) from None
+
+    def reached_end(self) -> None:
+        """Forget what only matters while records may be missing: an end was reached in time."""
+        for state in self._shedding:
+            state.shed = {}
+            state.newest = None
+        self._shedding.clear()
+        if self.dead:
+            for state in self.states.values():
+                keep = [i for i, token in enumerate(state.tokens) if token not in self.dead]
+                if len(keep) < len(state.tokens):
+                    state.offsets = array("q", [state.offsets[i] for i in keep])
+                    state.tokens = array("Q", [state.tokens[i] for i in keep])
+        self.dead = None
+
+    def _take(
+        self,
+        state: LoggedState,
+        name: bytes,
+        head: RecordHead,
+        token: int,
+        offset: int,
+        now: int,
+        body: bytes,
+    ) -> None:
+        """Fold a record in the general way."""
+        if not state.shed:
+            self._shedding.append(state)
+        records, end = read_messages(body, head.messages)
+        if head.kind == Kind.PART:
+            state.parts[token] = (offset, records)
+            return
+        if head.kind == Kind.CHECKPOINT:
+            self._take_checkpoint(state, name, head, token, offset, body)
+            return
+        sources = [offset << INDEX_BITS | index for index in range(len(records))]
+        arguments = read_arguments(body[end:])
+        if isinstance(arguments, dict):
+            found = [state.parts.pop(part, None) for part in arguments["parts"]]
+            arguments = arguments["arguments"]
+            for part in found:
+                if part is None:  # cut off by a checkpoint: it cannot be done
+                    state.lose(offset)
+                    self._answer(head.id, None)
+                    return
+                sources += [part[0] << INDEX_BITS | index for index in range(len(part[1]))]
+                records += part[1]
+        command = Command(
+            head.id,
+            action_of(head.kind, records, arguments),
+            None if head.expected < 0 else head.expected,
+            None if head.ttl < 0 else head.ttl,
+        )
+        outcome = state.take(
+            command, sources, seen=head.seen, retry=bool(head.retry), offset=offset, now=now
+        )
+        if head.id in self._waiting:
+            self._answer(head.id, outcome)
+
+    def _take_checkpoint(
+        self,
+        state: LoggedState,
+        name: bytes,
+        head: RecordHead,
+        token: int,
+        offset: int,
+        body: bytes,
+    ) -> None:
+        missing = take_checkpoint(state, decode_checkpoint(body), head.seen, offset)
+        if missing is None:
+            if token in self.useless:
+                self.useless[token] = []
+            return
+        if not state.alive:
+            self._markers[token] = name
+        if self.dead is not None:
+            return
+        # What it made useless is its maker's to tombstone; if that does not, the next purge's.
+        needed = {offset_of(source) for source in state.sources} | {offset}
+        pairs = list(zip(state.offsets, state.tokens, strict=True))
+        kept = [pair for pair in pairs if pair[0] in needed]
+        state.offsets = array("q", [pair[0] for pair in kept])
+        state.tokens = array("Q", [pair[1] for pair in kept])
+        if token in self.useless:
+            self.useless[token] = [pair[1] for pair in pairs if pair[0] not in needed]
+
+    def _bury(self, key: bytes | None) -> None:
+        """Fold a tombstone."""
+        if key is None or len(key) != 8:
+            return
+        token = int.from_bytes(key, "little")
+        if self.dead is not None:
+            self.dead.add(token)
+        name = self._markers.pop(token, None)
+        state = self.states.get(name) if name is not None else None
+        if name is None or state is None or state.alive or state.tokens[-1:] != array("Q", [token]):
+            return
+        del self.states[name]
+        namespace, _, key_text = name.partition(b"\0")
+        del self._fold.namespaces[namespace.decode()][key_text.decode()]
+
+    def _refuse(self, offset: int, version: int, partitions: int) -> NoReturn:
+        if version > FORMAT:
+            raise BackendMismatchError(
+                f"{self._at(offset)} was written by a newer chatstores (record format {version}, "
+                f"this one knows {FORMAT}): upgrade it"
+            )
+        raise BackendMismatchError(
+            f"{self._at(offset)} was written when the topic had {partitions} partitions, now it "
+            f"has {self._partitions}: sessions are found by that number, so it must not change; "
+            "persist them with the number that was, and load them into a new topic"
+        )
+
+    def _at(self, offset: int) -> str:
+        return f"partition {self._partition}, offset {offset},"

@@ -1,0 +1,230 @@
+"""Which brokers, and with which of librdkafka's options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from chatstores.errors import InvalidURLError
+from chatstores.registry import missing
+from chatstores.url import StoreURL, nearest, parse_duration, parse_int, parse_url, refused
+
+try:
+    from confluent_kafka import KafkaException, Producer
+except ImportError as exc:
+    raise missing("confluent_kafka", "kafka") from exc
+
+__all__ = [
+    "OPTIONS",
+    "PORT",
+    "check_driver_options",
+    "check_topic",
+    "connection",
+    "hosts_text",
+    "parse_hosts",
+    "topic_of",
+]
+
+PORT = 9092
+#: Topic names as the broker has them: Kafka's own Topic.validate.
+_TOPIC_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+_OWN = "chatstores sets it, since its promises depend on it"
+_PART = "it is a part of the URL, kafka://user:password@host:9092/topic"
+_TIMEOUT = "timeout= bounds every call"
+_CALLBACK = "chatstores uses librdkafka's callbacks itself"
+#: Options of librdkafka that would break a promise, and why.
+_REFUSED = {
+    **dict.fromkeys(
+        (
+            "acks",
+            "request.required.acks",
+            "retries",
+            "message.send.max.retries",
+            "enable.idempotence",
+            "enable.gapless.guarantee",
+            "transactional.id",
+            "isolation.level",
+            "group.id",
+            "group.instance.id",
+            "group.protocol",
+            "enable.auto.commit",
+            "enable.auto.offset.store",
+            "enable.partition.eof",
+            "auto.offset.reset",
+            "topic.blacklist",
+        ),
+        _OWN,
+    ),
+    **dict.fromkeys(("bootstrap.servers", "metadata.broker.list"), _PART),
+    **dict.fromkeys(("sasl.username", "sasl.password"), _PART),
+    **dict.fromkeys(("message.timeout.ms", "delivery.timeout.ms"), _TIMEOUT),
+}
+#: What a name without a dot may be, of librdkafka's.
+_UNDOTTED = ("debug", "log_level")
+
+
+def _driver_option(value: Any) -> Any:
+    """A value for librdkafka, which checks it itself."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int | float):
+        raise ValueError("must be text or a number")
+    return value
+
+
+def _at_least(least: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = parse_int(value)
+        if number < least:
+            raise ValueError(f"must be a whole number, {least} or more")
+        return number
+
+    return parse
+
+
+def _consistency(value: Any) -> str:
+    if value not in ("linearizable", "eventual"):
+        raise ValueError("must be linearizable or eventual")
+    return str(value)
+
+
+def _lag(value: Any) -> float:
+    """Seconds; 0 too."""
+    return 0.0 if value in (0, 0.0, "0", "0s") else parse_duration(value)
+
+
+class _Options(dict[str, Callable[[Any], Any]]):
+    """Our own options by name, and any that is written as librdkafka's are: with a dot."""
+
+    def __contains__(self, name: object) -> bool:
+        return dict.__contains__(self, name) or (isinstance(name, str) and "." in name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+    def __missing__(self, name: str) -> Callable[[Any], Any]:
+        return _driver_option
+
+
+OPTIONS: Mapping[str, Callable[[Any], Any]] = _Options(
+    {
+        "consistency": _consistency,
+        "partitions": _at_least(1),
+        "replication_factor": _at_least(1),
+        "compaction_lag": _lag,
+        **dict.fromkeys(_UNDOTTED, _driver_option),
+        **{name: refused(reason) for name, reason in _REFUSED.items()},
+    }
+)
+#: What is ours of them, and not librdkafka's.
+_OURS = ("consistency", "partitions", "replication_factor", "compaction_lag")
+
+
+def topic_of(url: StoreURL) -> str:
+    """The topic that a URL names; ``chatstores`` if none."""
+    return url.path.removeprefix("/") or "chatstores"
+
+
+def check_topic(topic: Any) -> str:
+    """The name of a topic.
+
+    Raises:
+        InvalidURLError: the broker would take none of this name.
+    """
+    if (
+        not isinstance(topic, str)
+        or not 1 <= len(topic) <= 249
+        or set(topic) - _TOPIC_CHARACTERS
+        or topic in (".", "..")
+    ):
+        raise InvalidURLError(
+            f"{topic!r:.80} is no topic's name: 1 to 249 of the characters A-Z a-z 0-9 . _ -"
+        )
+    return topic
+
+
+def hosts_text(hosts: Sequence[tuple[str, int | None]]) -> str:
+    """Brokers as librdkafka reads them."""
+    return ",".join(
+        f"[{host}]:{port or PORT}" if ":" in host else f"{host}:{port or PORT}"
+        for host, port in hosts
+    )
+
+
+def parse_hosts(servers: Any) -> tuple[tuple[str, int | None], ...]:
+    """The brokers of "host:port", with commas between.
+
+    Raises:
+        InvalidURLError: they are none.
+    """
+    if not isinstance(servers, str) or not servers or "/" in servers or "@" in servers:
+        raise InvalidURLError('servers must be "host:9092", several with commas between')
+    return parse_url(f"kafka://{servers}").hosts
+
+
+def connection(
+    hosts: Sequence[tuple[str, int | None]],
+    username: str | None,
+    password: str | None,
+    driver: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The options of every client.
+
+    Raises:
+        InvalidURLError: they do not go together.
+    """
+    config: dict[str, Any] = {"bootstrap.servers": hosts_text(hosts), **driver}
+    if username is not None:
+        if password is None:
+            raise InvalidURLError("a user needs a password: kafka://user:password@host:9092/topic")
+        config |= {"sasl.username": username, "sasl.password": password}
+        config.setdefault("sasl.mechanism", config.pop("sasl.mechanisms", "PLAIN"))
+        config.setdefault("security.protocol", "sasl_ssl")
+        if "sasl" not in str(config["security.protocol"]).lower():
+            raise InvalidURLError(
+                f"the option security.protocol={config['security.protocol']} sends no user: it "
+                "must be sasl_ssl, or sasl_plaintext"
+            )
+    elif password is not None:
+        raise InvalidURLError("a password needs a user: kafka://user:password@host:9092/topic")
+    return config
+
+
+def check_driver_options(driver: Mapping[str, Any]) -> None:
+    """Have librdkafka look at its options, without a connection.
+
+    Raises:
+        InvalidURLError: it does not know one, or refuses its value.
+    """
+    for name, value in driver.items():
+        try:
+            Producer({name: value, "log_level": 0})
+        except KafkaException as exc:
+            reason = exc.args[0].str()
+            if "No such configuration property" in reason:
+                near = nearest(name, [*_OURS, *_KNOWN])
+                raise InvalidURLError(
+                    f"kafka:// has no option {name!r}{near}; it has {', '.join(_OURS)}, and those "
+                    "of librdkafka"
+                ) from None
+            if "must be" in reason or "Invalid value" in reason or "value" in reason:
+                raise InvalidURLError(f"the option {name}: {reason}") from None
+        except (TypeError, ValueError) as exc:
+            raise InvalidURLError(f"the option {name}: {exc}") from None
+
+
+#: The options of librdkafka that are needed most, for suggestions.
+_KNOWN = (
+    "client.id",
+    "client.rack",
+    "compression.type",
+    "linger.ms",
+    "sasl.mechanism",
+    "security.protocol",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.location",
+    "ssl.key.password",
+)

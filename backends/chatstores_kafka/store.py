@@ -1,0 +1,482 @@
+"""The hooks of the Kafka store: commands as records, settled by folding the log."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from chatstores.codec import Unreadable, decode_one
+from chatstores.errors import (
+    AuthenticationError,
+    BackendMismatchError,
+    BackendUnavailableError,
+    ChatStoreError,
+    NotSetUpError,
+    PermissionDeniedError,
+)
+from chatstores.operations import KeyPage, RecentPage
+from chatstores.registry import missing
+from chatstores.retry import Busy, NotDone
+from chatstores.state import (
+    Append,
+    Command,
+    Delete,
+    Head,
+    Outcome,
+    Record,
+    Replace,
+    Restore,
+    Snapshot,
+    now_us,
+)
+from chatstores.store import ChatStore
+from chatstores.types import Capabilities
+from chatstores.url import StoreURL, parse_options
+from chatstores_kafka.place import (
+    OPTIONS,
+    PORT,
+    check_driver_options,
+    check_topic,
+    connection,
+    hosts_text,
+    parse_hosts,
+    topic_of,
+)
+from chatstores_kafka.record import Kind, encode_command, encode_value, name_of, size_of
+from chatstores_kafka.state import REMEMBERED
+from chatstores_kafka.topic import MAX_RECORD_BYTES, TopicSettings, setup_script
+
+try:
+    from confluent_kafka import KafkaError, KafkaException
+except ImportError as exc:
+    raise missing("confluent_kafka", "kafka") from exc
+
+from chatstores_kafka.transport import AsyncKafka, SilentError, SyncKafka
+from chatstores_kafka.view import Attempt, View
+
+__all__ = ["KafkaChatStore"]
+
+T = TypeVar("T")
+KafkaTransport = SyncKafka | AsyncKafka
+
+#: What a record's head, name and arguments may take of it.
+_HEAD_BYTES = 64 * 1024
+_LIMIT = MAX_RECORD_BYTES - _HEAD_BYTES
+#: Seconds in which librdkafka says what it had not sent.
+_GIVE_UP_SECONDS = 0.1
+_DEFAULTS = {
+    "consistency": "linearizable",
+    "partitions": 12,
+    "compaction_lag": 3600.0,
+}
+
+
+class KafkaChatStore(ChatStore):
+    """Sessions in one compacted topic of Kafka, 2.8 or newer.
+
+    Every write is a record; a session is what its records say in the log's order. Each process
+    keeps the sessions of the partitions that it was asked for in its memory, and up with the log.
+
+    URL: ``kafka://[user:password@]host1[:9092],host2/topic?option=value``; the topic is
+    ``chatstores`` unless named.
+
+    Args:
+        servers: the brokers to begin with: "host:port", several with commas between.
+        topic: the topic; default "chatstores".
+        username: the user for SASL, or None.
+        password: the user's password, or None.
+        consistency: "linearizable" (default): a read sees every write that returned before it
+            began; "eventual": it asks no broker, and sees what this process has heard of.
+        partitions: how many the topic is created with; default 12. It can never change.
+        replication_factor: how many copies the topic is created with; None: the broker's default.
+        compaction_lag: seconds in which what is written is not compacted, if the topic is created;
+            default an hour. No process may be asleep for longer and then answer without looking.
+        driver_options: librdkafka's options, by their own names, such as ``security.protocol``.
+        options: those of every store, see ``ChatStore``.
+
+    Raises:
+        InvalidURLError: an option is wrong.
+    """
+
+    capabilities = Capabilities(
+        notes={
+            "durability": "what the topic's replication keeps: with three copies and "
+            "min.insync.replicas=2 the loss of a broker loses nothing",
+            "cold": "the first call for a session reads its partition from the beginning; listing "
+            "and purge_expired() read all partitions",
+            "memory": "each process holds the sessions of the partitions that it was asked for",
+            "deletion": "what was removed stays in the log until a checkpoint and Kafka's own "
+            "compaction have passed",
+            "expiry": "is decided by the brokers' clock, and read by this machine's",
+        },
+        max_message_bytes=_LIMIT,
+        max_batch_bytes=_LIMIT,
+    )
+    _driver_errors = (KafkaException, SilentError)
+    _options: ClassVar[Mapping[str, Any]] = OPTIONS
+
+    def __init__(
+        self,
+        servers: str,
+        *,
+        topic: str = "chatstores",
+        username: str | None = None,
+        password: str | None = None,
+        consistency: Literal["linearizable", "eventual"] = "linearizable",
+        partitions: int = 12,
+        replication_factor: int | None = None,
+        compaction_lag: float | str = 3600.0,
+        driver_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        given = {
+            "consistency": consistency,
+            "partitions": partitions,
+            "compaction_lag": compaction_lag,
+            **({} if replication_factor is None else {"replication_factor": replication_factor}),
+            **(driver_options or {}),
+        }
+        values = parse_options(given, OPTIONS, "kafka://")
+        self._topic = check_topic(topic)
+        self._consistency: str = values.pop("consistency")
+        self._settings = TopicSettings(
+            self._topic,
+            values.pop("partitions"),
+            values.pop("replication_factor", -1),
+            round(values.pop("compaction_lag") * 1000),
+            None,
+        )
+        check_driver_options(values)
+        hosts = parse_hosts(servers)
+        self._config = connection(hosts, username, password, values)
+        self._secrets = tuple(
+            str(value)
+            for name, value in self._config.items()
+            if "password" in name or "secret" in name
+        )
+        shown = {
+            name: str(value)
+            for name, value in {**given, **values}.items()
+            if _DEFAULTS.get(name) != value and not ("password" in name or "secret" in name)
+        }
+        self._public = StoreURL("kafka", hosts, username, None, f"/{self._topic}", shown).public
+
+    @classmethod
+    def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
+        own = {
+            name: options.pop(name)
+            for name in ("consistency", "partitions", "replication_factor", "compaction_lag")
+            if name in options
+        }
+        base = {name: options.pop(name) for name in cls._base_options if name in options}
+        return cls(
+            hosts_text(url.hosts or (("localhost", PORT),)),
+            topic=topic_of(url),
+            username=url.username,
+            password=url.password,
+            driver_options=options,
+            **own,
+            **base,
+        )
+
+    @property
+    def url(self) -> str:
+        """``kafka://host:9092/topic``, without the password."""
+        return self._public
+
+    def _open(self) -> SyncKafka:
+        return SyncKafka(self._config, self._settings, self._first_attempt)
+
+    def _aopen(self) -> AsyncKafka:
+        return AsyncKafka(self._config, self._settings, self._first_attempt)
+
+    # The view
+
+    async def _view(self, t: KafkaTransport) -> View:
+        """The topic's view, open."""
+        view = t.view()
+        if not view.is_open:
+            await t.offload(view.open, self._create, t.seconds)
+        return view
+
+    def _partition(self, view: View, name: bytes) -> int:
+        return zlib.crc32(name) % view.topic.partitions
+
+    async def _loaded(
+        self, t: KafkaTransport, view: View, partition: int, *, linearizable: bool
+    ) -> None:
+        """Return when a partition can answer."""
+        if linearizable or not view.is_fresh(partition):
+            await t.wait(view.caught_up(partition), partial(view.position, partition))
+
+    async def _all_loaded(self, t: KafkaTransport) -> View:
+        """Return when all partitions can answer."""
+        view = await self._view(t)
+        futures = [view.caught_up(number) for number in range(view.topic.partitions)]
+        for future in futures:
+            await t.wait(future, view.progress)
+        return view
+
+    async def _look(self, t: KafkaTransport, key: str) -> View:
+        """The view, when a session can be read."""
+        view = await self._view(t)
+        partition = self._partition(view, name_of(self._namespace, key))
+        await self._loaded(t, view, partition, linearizable=self._consistency == "linearizable")
+        return view
+
+    # Commands
+
+    async def _commit(self, t: KafkaTransport, key: str, command: Command) -> Outcome:
+        try:
+            view = await self._view(t)
+            name = name_of(self._namespace, key)
+            partition = self._partition(view, name)
+            await self._loaded(t, view, partition, linearizable=False)
+        except (KafkaException, SilentError) as exc:
+            raise NotDone from exc
+        unreadable = self._unreadable(view, partition, name, command)
+        if unreadable is not None:
+            return unreadable
+        attempt = view.attempt(command, partition, name)
+        tokens = await self._send_parts(t, view, partition, name, command, attempt)
+        value = encode_command(
+            name,
+            command,
+            seen=attempt.seen,
+            partitions=view.topic.partitions,
+            retry=attempt.sent,
+            parts=tokens,
+        )
+        await self._send(t, view, partial(view.put_command, attempt=attempt), partition, value)
+        return await self._outcome(t, view, partition, name, command, attempt)
+
+    async def _send_parts(
+        self,
+        t: KafkaTransport,
+        view: View,
+        partition: int,
+        name: bytes,
+        command: Command,
+        attempt: Attempt,
+    ) -> list[int]:
+        """Send the messages of a command that one record cannot hold; the tokens of the parts."""
+        tokens = []
+        for records in _parts(command):
+            value = encode_value(
+                Kind.PART,
+                name,
+                id=command.id,
+                seen=attempt.seen,
+                partitions=view.topic.partitions,
+                records=records,
+            )
+            try:
+                tokens.append(await self._send(t, view, view.put, partition, value))
+            except (KafkaException, SilentError) as exc:
+                raise NotDone from exc
+        return tokens
+
+    async def _send(
+        self,
+        t: KafkaTransport,
+        view: View,
+        put: Callable[[int, bytes, bytes], Future[None]],
+        partition: int,
+        value: bytes,
+    ) -> int:
+        """Send a record and wait for its future; its token."""
+        token = os.urandom(8)
+        try:
+            future = put(partition, token, value)
+        except BufferError:
+            raise Busy("too many writes of this process wait for the brokers") from None
+        try:
+            try:
+                await t.wait(future)
+            except SilentError:
+                view.give_up()  # what no broker has been sent
+                await t.within(_GIVE_UP_SECONDS).wait(future)
+        except KafkaException as exc:
+            if exc.args[0].code() in _NOT_DONE:
+                raise NotDone from exc
+            raise
+        return int.from_bytes(token, "little")
+
+    async def _outcome(
+        self,
+        t: KafkaTransport,
+        view: View,
+        partition: int,
+        name: bytes,
+        command: Command,
+        attempt: Attempt,
+    ) -> Outcome:
+        """What a command did that is in the log and was folded."""
+        verdict = attempt.verdict
+        assert verdict is not None
+        outcome = verdict.outcome
+        if not verdict.sure:
+            # Records before it may have been missing; what comes up to the end has all of them.
+            await t.wait(view.caught_up(partition), partial(view.position, partition))
+            with view.lock:
+                state = view.state(partition, name)
+                outcome = state.remembered.get(command.id) if state is not None else None
+        view.settled(command.id)
+        if outcome is not None:
+            return outcome
+        if verdict.sure and attempt.generation == view.generation(partition):
+            raise Busy(f"{REMEMBERED} and more other writes came before this one")
+        return Outcome(0, refusal="unknown")
+
+    def _unreadable(
+        self, view: View, partition: int, name: bytes, command: Command
+    ) -> Outcome | None:
+        """The refusal of a deletion that would remove a record that is not readable."""
+        if not isinstance(command.action, Delete):
+            return None
+        with view.lock:
+            state = view.state(partition, name)
+            if (
+                state is None
+                or not state.is_live(now_us())
+                or command.expected_version not in (None, state.version)
+                or state.remembered.get(command.id) is not None
+            ):
+                return None
+            for index in state.targets(command.action):
+                try:
+                    decode_one(state.payloads[index])
+                except Unreadable:
+                    return Outcome(state.version, refusal="corrupt", detail=str(index))
+        return None
+
+    # Reading
+
+    async def _read(
+        self, t: KafkaTransport, key: str, first: int | None, last: int | None
+    ) -> Sequence[bytes]:
+        view = await self._look(t, key)
+        with view.lock:
+            return view.fold.read(self._namespace, key, first, last, now_us())
+
+    async def _head(self, t: KafkaTransport, key: str) -> Head | None:
+        view = await self._look(t, key)
+        with view.lock:
+            return view.fold.head(self._namespace, key, now_us())
+
+    async def _snapshot(
+        self, t: KafkaTransport, key: str, before: int | None, limit: int | None
+    ) -> Snapshot | None:
+        view = await self._look(t, key)
+        with view.lock:
+            return view.fold.snapshot(self._namespace, key, before, limit, now_us())
+
+    async def _list(self, t: KafkaTransport, prefix: str, after: str | None, limit: int) -> KeyPage:
+        view = await self._all_loaded(t)
+        with view.lock:
+            return view.fold.list(self._namespace, prefix, after, limit, now_us())
+
+    async def _recent(
+        self, t: KafkaTransport, before: tuple[int, str] | None, limit: int
+    ) -> RecentPage:
+        view = await self._all_loaded(t)
+        with view.lock:
+            return view.fold.recent(self._namespace, before, limit, now_us())
+
+    # The whole
+
+    async def _purge(self, t: KafkaTransport) -> int:
+        view = await self._all_loaded(t)
+        with view.lock:
+            expired = view.fold.expired(self._namespace, now_us())
+        purged = 0
+        for key in expired:
+            # Any command ends the session whose time is over, by the brokers' clock.
+            number = int.from_bytes(os.urandom(8), "big")
+            outcome = await self._commit(t, key, Command(number, Delete("oldest", 0)))
+            purged += outcome.version == 0
+        return purged
+
+    async def _setup(self, t: KafkaTransport) -> None:
+        await self._ping(t)
+
+    def _setup_script(self) -> str:
+        return setup_script(self._settings)
+
+    async def _ping(self, t: KafkaTransport) -> None:
+        view = await self._view(t)
+        await t.offload(view.ping, t.seconds)
+
+    def _error(self, exc: BaseException) -> ChatStoreError:
+        where = self._public.partition("?")[0]
+        if not isinstance(exc, KafkaException):
+            return BackendUnavailableError(f"{where} did not answer: {exc}")
+        error = exc.args[0]
+        code, reason = error.code(), error.str()
+        if code in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
+            return AuthenticationError(f"{where} refuses the user or the password: {reason}")
+        if code in _DENIED:
+            return PermissionDeniedError(
+                f"{where} denies this user what it needs, see the ACLs in its documentation: "
+                f"{reason}"
+            )
+        if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            return NotSetUpError(f"there is no topic {self._topic!r} any more: {reason}")
+        if code in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE):
+            return BackendMismatchError(
+                f"the brokers take no record of {MAX_RECORD_BYTES} bytes: max.message.bytes of "
+                f"the topic {self._topic!r} must allow it"
+            )
+        if code in _WRONG:
+            return BackendMismatchError(f"{where} refuses the topic: {reason}")
+        return BackendUnavailableError(f"{where} cannot be used now: {reason}")
+
+
+def _parts(command: Command) -> list[list[Record]]:
+    """The messages of a command that one record cannot hold, by records that can."""
+    action = command.action
+    if not isinstance(action, Append | Replace | Restore):
+        return []
+    parts: list[list[Record]] = [[]]
+    room = _LIMIT
+    for record in action.records:
+        size = size_of(record)
+        if size > room and parts[-1]:
+            parts.append([])
+            room = _LIMIT
+        parts[-1].append(record)
+        room -= size
+    return parts if len(parts) > 1 else []
+
+
+_DENIED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
+_WRONG = {
+    KafkaError.INVALID_CONFIG,
+    KafkaError.INVALID_PARTITIONS,
+    KafkaError.INVALID_REPLICATION_FACTOR,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.TOPIC_EXCEPTION,
+}
+#: What a broker, or librdkafka, says of a record that it did not take.
+_NOT_DONE = {
+    KafkaError._PURGE_QUEUE,
+    KafkaError._QUEUE_FULL,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.NOT_ENOUGH_REPLICAS,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}

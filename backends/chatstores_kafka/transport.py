@@ -1,0 +1,132 @@
+"""How the hooks wait: for futures that a view's threads set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from copy import copy
+from typing import Any, Self, TypeVar
+
+from chatstores.transport import AsyncTransport, SyncTransport
+from chatstores_kafka.topic import TopicSettings
+from chatstores_kafka.view import View, acquire, release
+
+__all__ = ["AsyncKafka", "SilentError", "SyncKafka"]
+
+T = TypeVar("T")
+
+
+class SilentError(Exception):
+    """The brokers did not answer in an attempt's time."""
+
+
+class _Holder:
+    """A transport's hold on a view; shared by the transport's copies."""
+
+    def __init__(self, config: Mapping[str, Any], settings: TopicSettings) -> None:
+        self._place = (config, settings)
+        self._view: View | None = None
+
+    def view(self) -> View:
+        """The view."""
+        if self._view is None:
+            self._view = acquire(*self._place)
+        return self._view
+
+    def release(self) -> None:
+        """Give it back."""
+        view, self._view = self._view, None
+        if view is not None:
+            release(view)
+
+
+class SyncKafka(SyncTransport):
+    """Blocks until a future is done.
+
+    Args:
+        config: librdkafka's options of the connection.
+        settings: the topic's.
+        seconds: how long an attempt waits.
+    """
+
+    def __init__(self, config: Mapping[str, Any], settings: TopicSettings, seconds: float) -> None:
+        self._holder = _Holder(config, settings)
+        self.seconds = seconds
+
+    def within(self, seconds: float) -> Self:
+        """The same for an attempt that has so many seconds."""
+        other = copy(self)
+        other.seconds = seconds
+        return other
+
+    def view(self) -> View:
+        """The topic's view."""
+        return self._holder.view()
+
+    async def wait(self, future: Future[T], progress: Callable[[], int] | None = None) -> T:
+        """A future's result.
+
+        Args:
+            future: what to wait for.
+            progress: a number that grows as long as something comes: then the wait goes on.
+
+        Raises:
+            SilentError: nothing came in an attempt's time.
+        """
+        before = progress() if progress else 0
+        while True:
+            try:
+                return future.result(self.seconds)
+            except FutureTimeoutError:
+                now = progress() if progress else 0
+                if now == before:
+                    raise SilentError(f"nothing came for {self.seconds:.3g} s") from None
+                before = now
+
+    async def close(self) -> None:
+        """Give the view back."""
+        self._holder.release()
+
+
+class AsyncKafka(AsyncTransport):
+    """Awaits a future; the arguments are those of `SyncKafka`."""
+
+    def __init__(self, config: Mapping[str, Any], settings: TopicSettings, seconds: float) -> None:
+        super().__init__()
+        self._holder = _Holder(config, settings)
+        self._original = self
+        self.seconds = seconds
+
+    def within(self, seconds: float) -> Self:
+        """The same for an attempt that has so many seconds."""
+        other = copy(self)
+        other.seconds = seconds
+        return other
+
+    def view(self) -> View:
+        """The topic's view."""
+        return self._holder.view()
+
+    async def wait(self, future: Future[T], progress: Callable[[], int] | None = None) -> T:
+        """A future's result; see `SyncKafka.wait`."""
+        before = progress() if progress else 0
+        while True:
+            try:
+                async with asyncio.timeout(self.seconds):
+                    return await asyncio.wrap_future(future)
+            except TimeoutError:
+                now = progress() if progress else 0
+                if now == before:
+                    raise SilentError(f"nothing came for {self.seconds:.3g} s") from None
+                before = now
+
+    async def offload(self, function: Callable[..., T], *args: Any) -> T:
+        """Call the function on a thread, which the transport's copies share."""
+        return await AsyncTransport.offload(self._original, function, *args)
+
+    async def close(self) -> None:
+        """Give the view back."""
+        await self.offload(self._holder.release)
+        await super().close()

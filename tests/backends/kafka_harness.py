@@ -1,0 +1,105 @@
+"""The harness of the Kafka store: a broker of our own behind a proxy."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+from urllib.parse import urlencode
+
+from confluent_kafka import Producer
+
+from chatstores.conformance import Borrowed, Counted, Harness, NotThere
+from chatstores.state import Command, Edit, Record
+from chatstores_kafka.record import encode_command, name_of
+from tests.servers.kafka import QUIET, KafkaServer, produces
+from tests.servers.proxy import Proxy, Since
+
+__all__ = ["PARTITIONS", "KafkaHarness"]
+
+PARTITIONS = 4
+#: What the store's producer has for request.timeout.ms.
+_REQUEST_MS = 10_000
+_topics = count()
+
+
+class KafkaHarness(Harness):
+    """Reaches the broker through the proxy, and its data directly.
+
+    Args:
+        server: the broker, which advertises the proxy.
+        proxy: the proxy.
+        topic: the topic.
+    """
+
+    name = "kafka"
+    throwaway = True
+    driver = "confluent_kafka"
+
+    def __init__(self, server: KafkaServer, proxy: Proxy, topic: str = "chatstores") -> None:
+        query = urlencode({"partitions": PARTITIONS, **server.options})
+        super().__init__(f"{server.url}/{topic}?{query}")
+        self._server = server
+        self._proxy = proxy
+        self._topic = topic
+
+    @contextmanager
+    def fresh_place(self) -> Iterator[Harness]:
+        yield KafkaHarness(self._server, self._proxy, f"fresh-{next(_topics)}")
+
+    def overwrite(self, namespace: str, key: str, index: int, payload: bytes) -> None:
+        with self.open(namespace=namespace, on_corrupt="skip") as store:
+            store.count_messages(key)
+            view = store._transports.sync().view()
+            name = name_of(namespace, key)
+            partition = zlib.crc32(name) % PARTITIONS
+            state = view.state(partition, name)
+            command = Command(
+                int.from_bytes(os.urandom(8), "big"), Edit(Record(state.ids[index], payload))
+            )
+            value = encode_command(
+                name, command, seen=state.mark, partitions=PARTITIONS, retry=False
+            )
+        producer = Producer({"bootstrap.servers": self._server.direct, **QUIET})
+        producer.produce(self._topic, value, os.urandom(8), partition)
+        producer.flush()
+
+    def restart(self) -> None:
+        self._server.restart()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        self._proxy.refuse()
+        try:
+            yield
+        finally:
+            self._proxy.refuse(False)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        self._proxy.silence()
+        try:
+            yield
+        finally:
+            self._proxy.silence(False)
+
+    @contextmanager
+    def dropped_replies(self, n: int) -> Iterator[Counted]:
+        self._proxy.drop_replies(n, produces(_REQUEST_MS))
+        try:
+            yield Since([self._proxy], "dropped")
+        finally:
+            self._proxy.drop_replies(0)
+
+    @contextmanager
+    def received(self) -> Iterator[Counted]:
+        yield Since([self._proxy], "received")
+
+    def contended(self, namespace: str, key: str) -> Any:
+        raise NotThere("the log has one order: no write loses to another")
+
+    def borrowed(self, form: str, **options: object) -> Borrowed:
+        raise NotThere("the store needs three clients with settings of its own")
