@@ -8,6 +8,7 @@ wait for its long poll. Two threads serve them; whoever waits gets a future.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import logging
 import os
@@ -45,14 +46,16 @@ _TICK = 0.05
 _FETCH_SECONDS = 0.1
 #: Seconds in which a broker must say where a log ends, before it is asked again.
 _ASK_SECONDS = 2.0
+#: Seconds that a client waits for a broker when it is revived.
+_REVIVE_SECONDS = 0.5
 #: How many records are taken from the consumer at once.
 _BATCH = 2000
 
 #: What every client is told; a user's options come after, and ours after those.
 _CLIENT = {
     "log_level": 0,
-    "reconnect.backoff.ms": 50,
-    "reconnect.backoff.max.ms": 500,
+    "reconnect.backoff.ms": 20,
+    "reconnect.backoff.max.ms": 100,
     "socket.timeout.ms": 10_000,
     "socket.nagle.disable": True,
     "topic.metadata.refresh.fast.interval.ms": 100,
@@ -188,6 +191,9 @@ class View:
         self._attempts: dict[int, Attempt] = {}
         self._unassigned: list[int] = []
         self._wanted = threading.Event()
+        #: Something was not answered: whatever connection is down is wanted again now.
+        self._missed = threading.Event()
+        self._look_again = False
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._clients: list[Any] = []
@@ -238,7 +244,7 @@ class View:
         self._producer = Producer({**self._config, **_PRODUCER})
         self._consumer = Consumer({**self._config, **_CONSUMER})
         self._clients += [self._producer, self._consumer]
-        for work in (self._follow, self._serve):
+        for work in (self._follow, self._serve, self._revive):
             thread = threading.Thread(target=work, name="chatstores-kafka", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -247,6 +253,7 @@ class View:
         """End the threads, and close the clients."""
         self._closing = True
         self._wanted.set()
+        self._missed.set()
         for thread in self._threads:
             thread.join()
         if self._threads:
@@ -351,8 +358,12 @@ class View:
         answer.add_done_callback(lambda done: self._answered(part, asked, position, done))
 
     def _answered(self, part: _Partition, asked: float, position: int, answer: Future[Any]) -> None:
-        error = answer.exception()
-        self._told(part, asked, position, None if error else answer.result().offset, error)
+        error, end = answer.exception(), -1
+        if error is None:
+            end = answer.result().offset
+            if end < 0:
+                error = KafkaException(KafkaError(KafkaError._NO_OFFSET))
+        self._told(part, asked, position, None if error else end, error)
 
     def _told(
         self,
@@ -368,6 +379,7 @@ class View:
                 part.asking, part.asked_next = part.asked_next, []
             again = part.asking is not None
             if end is None:
+                self._missed.set()
                 for future in futures:
                     future.set_exception(error)
             elif end < position:
@@ -492,11 +504,14 @@ class View:
         )
 
     def _acknowledge(self, attempt: Attempt, error: KafkaError | None) -> None:
+        if error is not None:
+            self._missed.set()
         with self._lock:
             attempt.acknowledge(error)
 
     def give_up(self) -> None:
         """Take back what was not sent yet."""
+        self._missed.set()
         self._producer.purge(in_queue=True, in_flight=False, blocking=False)
 
     def _answer_of(self, number: int) -> Callable[[int, Outcome | None], None]:
@@ -514,12 +529,27 @@ class View:
         while not self._closing:
             self._producer.poll(_TICK)
 
+    def _revive(self) -> None:
+        """Have the clients connect at once: by themselves they look for a broker once a second."""
+        while self._missed.wait() and not self._closing:
+            self._missed.clear()
+            self._look_again = True
+            try:
+                for client in (self._admin, self._producer):
+                    client.list_topics(self.settings.name, timeout=_REVIVE_SECONDS)
+            except KafkaException:
+                time.sleep(_TICK)
+
     def _follow(self) -> None:
         consumer, partitions = self._consumer, self._partitions
         self._wanted.wait()  # until there is a partition to follow
         while not self._closing:
             if self._unassigned:
                 self._assign()
+            if self._look_again:
+                self._look_again = False
+                with contextlib.suppress(KafkaException):
+                    consumer.list_topics(self.settings.name, timeout=_REVIVE_SECONDS)
             first = consumer.poll(_TICK)
             if first is None:
                 continue
