@@ -228,6 +228,7 @@ class View:
 
     def _asked(self, question: Callable[[], T]) -> T:
         """An answer of the brokers; if there is none, the reason that they gave for it."""
+        self._denied = None
         try:
             return question()
         except KafkaException:
@@ -237,7 +238,8 @@ class View:
             raise
 
     def _hear(self, error: KafkaError) -> None:
-        if error.code() in _DENIED:
+        # A connection that broke off while it logged in is called an error of the login too.
+        if error.code() in _DENIED and "Broker transport failure" not in error.str():
             self._denied = error
 
     def _start(self) -> None:

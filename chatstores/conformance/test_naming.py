@@ -56,10 +56,13 @@ def printed(exc: BaseException) -> str:
 def opened(harness: Harness, by: str, **options: Any) -> ChatStore:
     """A store with the secret for a password, given in the URL or beside it."""
     scheme, _, rest = harness.url.partition("://")
-    rest = rest.rpartition("@")[2]  # without the right password
+    login, _, rest = rest.rpartition("@")
+    user = login.partition(":")[0]  # without the right password
     if by == "url":
-        return chatstores.open_store(f"{scheme}://:{quote(SECRET, safe='')}@{rest}", **options)
-    return chatstores.open_store(f"{scheme}://{rest}", password=SECRET, **options)
+        url = f"{scheme}://{user}:{quote(SECRET, safe='')}@{rest}"
+        return chatstores.open_store(url, **options)
+    url = f"{scheme}://{user}@{rest}" if user else f"{scheme}://{rest}"
+    return chatstores.open_store(url, password=SECRET, **options)
 
 
 @pytest.mark.clause("U4")

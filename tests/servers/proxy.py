@@ -207,6 +207,8 @@ class Proxy:
                 continue
             self.connections += 1
             client.setblocking(False)
+            # An answer in two parts would wait 40 ms for the client's delayed acknowledgment.
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._links.add(_Link(self, self._loop, client))
 
     async def _abort(self, links: Iterable[_Link]) -> None:
