@@ -101,7 +101,9 @@ class _Options(dict[str, Callable[[Any], Any]]):
         return dict.__contains__(self, name) or (isinstance(name, str) and "." in name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        if name in self:
+            return self[name]
+        return default
 
     def __missing__(self, name: str) -> Callable[[Any], Any]:
         return _driver_option

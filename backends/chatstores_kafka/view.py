@@ -569,13 +569,13 @@ class View:
                     self._wake(part)
 
     def _assign(self) -> None:
-        # In the thread that polls: in another one it waits for that, holding the interpreter's lock.
+        # In the thread that polls: another one waits for it, holding the interpreter's lock.
         with self._lock:
             numbers, self._unassigned = self._unassigned, []
         places = [TopicPartition(self.settings.name, number) for number in numbers]
         # An offset by name would be looked up by the consumer, three times as slowly.
         answers = self._admin.list_offsets(
-            {place: _EARLIEST for place in places}, request_timeout=_ASK_SECONDS
+            dict.fromkeys(places, _EARLIEST), request_timeout=_ASK_SECONDS
         )
         try:
             for place in places:
