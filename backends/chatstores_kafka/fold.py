@@ -163,16 +163,18 @@ class PartitionFold:
             return
         sources = [offset << INDEX_BITS | index for index in range(len(records))]
         arguments = read_arguments(body[end:])
-        if isinstance(arguments, dict):
-            found = [state.parts.pop(part, None) for part in arguments["parts"]]
-            arguments = arguments["arguments"]
-            for part in found:
-                if part is None:  # cut off by a checkpoint: it cannot be done
-                    state.lose(offset)
+        tokens = arguments["parts"] if isinstance(arguments, dict) else []
+        if tokens:
+            there = [state.parts[part] for part in tokens if part in state.parts]
+            if len(there) < len(tokens):  # cut off by a checkpoint: it cannot be done
+                state.lose(offset)
+                if head.id in self._waiting:
                     self._answer(head.id, None)
-                    return
-                sources += [part[0] << INDEX_BITS | index for index in range(len(part[1]))]
-                records += part[1]
+                return
+            arguments = arguments["arguments"]
+            for place, some in there:
+                sources += [place << INDEX_BITS | index for index in range(len(some))]
+                records += some
         command = Command(
             head.id,
             action_of(head.kind, records, arguments),
@@ -182,6 +184,8 @@ class PartitionFold:
         outcome = state.take(
             command, sources, seen=head.seen, retry=bool(head.retry), offset=offset, now=now
         )
+        for part in tokens:
+            del state.parts[part]  # its messages are rows now, or shed
         if head.id in self._waiting:
             self._answer(head.id, outcome)
 

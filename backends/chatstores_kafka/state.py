@@ -228,6 +228,12 @@ class LoggedState(SessionState):
             found[source] = Record(self.ids[index], self.payloads[index])
         return found
 
+    def _begin(self, now: int) -> None:
+        # Whether the marker of the former session is still there must not matter.
+        if not self.alive:
+            self.last_ordinal = 0
+        SessionState._begin(self, now)
+
     # Rows, and where they stand.
 
     def _add(self, records: Sequence[Record]) -> None:

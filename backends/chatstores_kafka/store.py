@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -116,7 +117,7 @@ class KafkaChatStore(ChatStore):
         max_message_bytes=_LIMIT,
         max_batch_bytes=_LIMIT,
     )
-    _driver_errors = (KafkaException, SilentError)
+    _driver_errors = (KafkaException, SilentError, FutureTimeoutError)
     _options: ClassVar[Mapping[str, Any]] = OPTIONS
 
     def __init__(
@@ -326,7 +327,7 @@ class KafkaChatStore(ChatStore):
             with view.lock:
                 state = view.state(partition, name)
                 outcome = state.remembered.get(command.id) if state is not None else None
-        view.settled(command.id)
+        view.settled(command.id, partition, name)
         if outcome is not None:
             return outcome
         if verdict.sure and attempt.generation == view.generation(partition):
@@ -400,6 +401,8 @@ class KafkaChatStore(ChatStore):
             number = int.from_bytes(os.urandom(8), "big")
             outcome = await self._commit(t, key, Command(number, Delete("oldest", 0)))
             purged += outcome.version == 0
+        for partition in range(view.topic.partitions):
+            await t.offload(view.cleaner.sweep, partition, self._namespace)
         return purged
 
     async def _setup(self, t: KafkaTransport) -> None:

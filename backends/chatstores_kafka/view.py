@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -30,6 +31,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from chatstores.errors import BackendMismatchError, ChatStoreError
 from chatstores.fold import Fold
 from chatstores.state import Command, Outcome
+from chatstores_kafka.cleanup import Cleaner
 from chatstores_kafka.fold import PartitionFold
 from chatstores_kafka.state import LoggedState
 from chatstores_kafka.topic import MAX_RECORD_BYTES, Topic, TopicSettings, find_topic
@@ -90,6 +92,11 @@ def _future() -> Future[Any]:
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     return future
+
+
+def _parts_of(message: Any) -> tuple[int, int, bytes | None, bytes | None]:
+    """A record as a fold takes it: offset, append time in microseconds, key and value."""
+    return message.offset(), message.timestamp()[1] * 1000, message.key(), message.value()
 
 
 def _settle(future: Future[None], error: KafkaError | None) -> None:
@@ -183,6 +190,7 @@ class View:
         self._denied: KafkaError | None = None
         self.settings = settings
         self.fold = Fold()
+        self.cleaner = Cleaner(self)
         self.users = 0
         self._lock = threading.RLock()
         self._opening = threading.Lock()
@@ -253,6 +261,7 @@ class View:
 
     def close(self) -> None:
         """End the threads, and close the clients."""
+        self.cleaner.close()
         self._closing = True
         self._wanted.set()
         self._missed.set()
@@ -286,6 +295,10 @@ class View:
         """The topic; `open` was called."""
         assert self._topic is not None
         return self._topic
+
+    def partition_fold(self, partition: int) -> PartitionFold:
+        """The fold of a partition that was asked for; the lock is held."""
+        return self._partitions[partition].fold
 
     def state(self, partition: int, name: bytes) -> LoggedState | None:
         """A session's state; the lock is held."""
@@ -430,6 +443,36 @@ class View:
             future.set_exception(error)
         part.waiters = []
 
+    def read_whole(self, partition: int, seconds: float) -> PartitionFold:
+        """A partition folded anew from its beginning to its end, by a consumer of its own.
+
+        Args:
+            partition: which.
+            seconds: how long nothing may come.
+
+        Raises:
+            KafkaException: the brokers did not answer.
+        """
+        fold = PartitionFold(Fold(), partition, self.topic.partitions, (), lambda *_: None)
+        consumer = Consumer({**self._config, **_CONSUMER})
+        try:
+            consumer.assign([TopicPartition(self.settings.name, partition, OFFSET_BEGINNING)])
+            while True:
+                messages = consumer.consume(1, seconds) + consumer.consume(_BATCH, 0)
+                if not messages:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+                for message in messages:
+                    error = message.error()
+                    if error is None:
+                        fold.take(*_parts_of(message))
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        fold.reached_end()
+                        return fold
+                    else:
+                        raise KafkaException(error)
+        finally:
+            consumer.close()
+
     # Writing
 
     def attempt(self, command: Command, partition: int, name: bytes) -> Attempt:
@@ -458,9 +501,11 @@ class View:
                 attempt.seen = seen  # every record up to here was looked at
             return attempt
 
-    def settled(self, number: int) -> None:
-        """Forget a command on its way."""
-        self._attempts.pop(number, None)
+    def settled(self, number: int, partition: int, name: bytes) -> None:
+        """Forget a command that is done, and see whether its session is to be cleaned up."""
+        with self._lock:
+            self._attempts.pop(number, None)
+            self.cleaner.look(partition, name)
 
     def _forget_attempts(self) -> None:
         if len(self._attempts) > 1000:
@@ -468,13 +513,13 @@ class View:
             for number in [n for n, attempt in self._attempts.items() if attempt.began < old]:
                 del self._attempts[number]
 
-    def put(self, partition: int, token: bytes, value: bytes) -> Future[None]:
+    def put(self, partition: int, token: bytes, value: bytes | None) -> Future[None]:
         """Send a record; done when it is acknowledged.
 
         Args:
             partition: where it goes.
             token: its key.
-            value: what it says.
+            value: what it says; None for a tombstone.
 
         Raises:
             BufferError: too much is on its way.
@@ -495,7 +540,11 @@ class View:
         return future
 
     def _produce(
-        self, partition: int, token: bytes, value: bytes, told: Callable[[KafkaError | None], None]
+        self,
+        partition: int,
+        token: bytes,
+        value: bytes | None,
+        told: Callable[[KafkaError | None], None],
     ) -> None:
         self._producer.produce(
             self.settings.name,
@@ -591,9 +640,8 @@ class View:
         offset = message.offset()
         if part.trouble is not None or offset < part.position:
             return False
-        time_us = message.timestamp()[1] * 1000
         try:
-            part.fold.take(offset, time_us, message.key(), message.value())
+            part.fold.take(*_parts_of(message))
         except ChatStoreError as exc:
             self._fail(part, exc)
             return False
