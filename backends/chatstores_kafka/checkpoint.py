@@ -1,8 +1,8 @@
 """Checkpoints: a session in one record, by naming the records whose messages it holds.
 
 What a checkpoint names stays in the log; every other record of the session before it is useless
-and may be removed by a tombstone. The arguments of a checkpoint's record are a JSON head, a NUL and
-the columns, compressed.
+and may be removed by a tombstone. The arguments of a checkpoint's record are, compressed, a JSON head, a
+NUL and the columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chatstores_kafka.state import LoggedState, Remembered
 __all__ = ["GONE", "decode_checkpoint", "encode_checkpoint", "take_checkpoint"]
 
 #: How many commands a checkpoint remembers.
-_REMEMBERED = 64
+_REMEMBERED = 16
 #: What a message reads as whose record is not in the log any more; no JSON begins so.
 GONE = b"\0the record that holds it is gone from the topic"
 
@@ -67,7 +67,7 @@ def encode_checkpoint(state: LoggedState) -> bytes:
         "overtaken": [number for number in memory.overtaken if number in ids],
         "lengths": [len(column) for column in columns],
     }
-    return to_json(head) + b"\0" + zlib.compress(b"".join(map(_little, columns)), 1)
+    return zlib.compress(to_json(head) + b"\0" + b"".join(map(_little, columns)), 1)
 
 
 def decode_checkpoint(arguments: bytes) -> Checkpoint:
@@ -76,10 +76,9 @@ def decode_checkpoint(arguments: bytes) -> Checkpoint:
     Raises:
         ValueError: it is not readable.
     """
-    text, _, packed = arguments.partition(b"\0")
     try:
+        text, _, data = zlib.decompress(arguments).partition(b"\0")
         head = from_json(text)
-        data = zlib.decompress(packed)
         columns, start = [], 0
         for code, length in zip("qqQqqq", head["lengths"], strict=True):
             column = array(code)
