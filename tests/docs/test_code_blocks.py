@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from chatstores import ChatStore
+from tests.servers.kafka import KafkaServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
@@ -35,9 +36,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name not in ELSEWHERE and "```python" in page.read_text()]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What pages write for a server, which is then one of the page's own.
-SERVERS: dict[str, type[RedisServer | PostgresServer]] = {
+SERVERS: dict[str, type[RedisServer | PostgresServer | KafkaServer]] = {
     "localhost:6379": RedisServer,
     "localhost:5432": PostgresServer,
+    "localhost:9092": KafkaServer,
 }
 RAISES = re.compile(r"# raises (\w+)$")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import chatstores
-from chatstores import errors
+from chatstores import errors, open_store
 from chatstores.registry import BACKENDS, find_backend
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,3 +32,8 @@ def test_every_public_name_is_in_the_reference() -> None:
         assert f"::: chatstores.{name}\n" in page, name
     for backend in BACKENDS.values():
         assert f"::: {backend.module}.{backend.name}\n" in page
+
+
+def test_the_kafka_page_has_the_command_that_creates_the_topic() -> None:
+    store = open_store("kafka://b1.example.org/chats?partitions=24&replication_factor=3")
+    assert store._setup_script() in (DOCS / "kafka.md").read_text()
