@@ -73,11 +73,11 @@ def _driver_option(value: Any) -> Any:
     return value
 
 
-def _at_least(least: int) -> Callable[[Any], int]:
+def _up_to(most: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         number = parse_int(value)
-        if number < least:
-            raise ValueError(f"must be a whole number, {least} or more")
+        if not 1 <= number <= most:
+            raise ValueError(f"must be a whole number from 1 to {most}")
         return number
 
     return parse
@@ -91,7 +91,7 @@ def _consistency(value: Any) -> str:
 
 def _lag(value: Any) -> float:
     """Seconds; 0 too."""
-    return 0.0 if value in (0, 0.0, "0", "0s") else parse_duration(value)
+    return 0.0 if value in (0, "0", "0s", "0.0") else parse_duration(value)
 
 
 class _Options(dict[str, Callable[[Any], Any]]):
@@ -112,8 +112,8 @@ class _Options(dict[str, Callable[[Any], Any]]):
 OPTIONS: Mapping[str, Callable[[Any], Any]] = _Options(
     {
         "consistency": _consistency,
-        "partitions": _at_least(1),
-        "replication_factor": _at_least(1),
+        "partitions": _up_to(2**16 - 1),  # what a record's head holds
+        "replication_factor": _up_to(2**15 - 1),
         "compaction_lag": _lag,
         **dict.fromkeys(_UNDOTTED, _driver_option),
         **{name: refused(reason) for name, reason in _REFUSED.items()},

@@ -80,6 +80,17 @@ def test_none_is_not_given() -> None:
         ("memory://a/b", {}, "write memory://"),
         ("memory://a,b", {}, "write memory://"),
         ("memory", {}, "begins with a scheme"),
+        ("kafka://h/a/b", {}, "'a/b' is no topic's name"),
+        ("kafka://h?partitions=0", {}, "the option partitions: must be a whole number from 1 to"),
+        ("kafka://h", {"partitions": 2**16}, "the option partitions: must be a whole number"),
+        ("kafka://h", {"replication_factor": 2**15}, "the option replication_factor: must be"),
+        ("kafka://h?compaction_lag=-1", {}, "the option compaction_lag: must be"),
+        ("kafka://h?consistency=strong", {}, "must be linearizable or eventual"),
+        ("kafka://h?acks=1", {}, "the option acks: is refused: chatstores sets it"),
+        ("kafka://h?lingr.ms=5", {}, r"no option 'lingr.ms' \(did you mean 'linger.ms'\?\)"),
+        ("kafka://h?linger.ms=often", {}, "the option linger.ms: "),
+        ("kafka://bot@h", {}, "a user needs a password"),
+        ("kafka://bot:p@h?security.protocol=plaintext", {}, "sends no user"),
     ],
 )
 def test_u5_what_is_wrong_is_said_by_open_store(
@@ -87,6 +98,14 @@ def test_u5_what_is_wrong_is_said_by_open_store(
 ) -> None:
     with pytest.raises(InvalidURLError, match=why):
         open_store(url, **options)
+
+
+def test_a_kafka_stores_url_opens_it_again() -> None:
+    store = open_store(
+        "kafka://bot@h1,h2:9093/chats", password="p@ss", compaction_lag=0, partitions=3
+    )
+    assert "p@ss" not in store.url
+    assert open_store(store.url, password="p@ss").url == store.url
 
 
 @pytest.mark.parametrize("owner", [ChatStore, JsonChatStore])
