@@ -19,6 +19,7 @@ from chatstores.errors import (
     NotSetUpError,
     PermissionDeniedError,
 )
+from chatstores.message import ChatMessage
 from chatstores.operations import KeyPage, RecentPage
 from chatstores.registry import missing
 from chatstores.retry import Busy, NotDone
@@ -35,6 +36,7 @@ from chatstores.state import (
     now_us,
 )
 from chatstores.store import ChatStore
+from chatstores.transport import run_sync
 from chatstores.types import Capabilities
 from chatstores.url import StoreURL, parse_options
 from chatstores_kafka.place import (
@@ -56,8 +58,9 @@ try:
 except ImportError as exc:
     raise missing("confluent_kafka", "kafka") from exc
 
+from chatstores_kafka import cursor
 from chatstores_kafka.transport import AsyncKafka, SilentError, SyncKafka
-from chatstores_kafka.view import Attempt, View
+from chatstores_kafka.view import Attempt, View, refused_by_tls
 
 __all__ = ["KafkaChatStore"]
 
@@ -195,6 +198,63 @@ class KafkaChatStore(ChatStore):
 
     def _aopen(self) -> AsyncKafka:
         return AsyncKafka(self._config, self._settings, self._first_attempt)
+
+    def consume(
+        self,
+        key: str,
+        group: str,
+        *,
+        position: Literal["beginning", "latest", "last_consumed"] = "last_consumed",
+        max_message_count: int | None = None,
+        max_time_sec: float | None = None,
+    ) -> list[ChatMessage]:
+        """A session's messages, oldest first, read on from where a group stopped.
+
+        What the session holds now is consumed: messages that were removed are not, a replaced
+        message is not consumed again, and after ``set_messages``, or in a session that is born
+        anew, everything is. A group has one consumer at a time: of several at once, more than one
+        may get a message.
+
+        Kafka keeps the position, for a week after the group's last call for the session unless
+        the brokers' ``offsets.retention.minutes`` says otherwise. It moves before the messages are
+        returned.
+
+        Args:
+            key: the session.
+            group: whose position; 1 to 200 of the characters ``A-Z a-z 0-9 . _ -``.
+            position: "beginning": go back to the first message; "latest": skip what is there;
+                "last_consumed": go on where the group stopped, or begin if it never did.
+            max_message_count: how many messages at most; None: all.
+            max_time_sec: how many seconds to wait for a message where there is none; None: 0.
+
+        Returns:
+            The messages; an empty list if there is nothing new.
+
+        Raises:
+            InvalidArgumentError: an argument is wrong.
+            CorruptRecordError: a record is not readable, and ``on_corrupt`` is "raise"; the
+                position stays.
+            BackendUnavailableError: the brokers are silent; the position may have moved, past
+                messages that were not returned.
+            BackendMismatchError: another program committed offsets for the group.
+        """
+        t = self._transports.sync()
+        return run_sync(
+            cursor.consume(self, t, key, group, position, max_message_count, max_time_sec)
+        )
+
+    async def aconsume(
+        self,
+        key: str,
+        group: str,
+        *,
+        position: Literal["beginning", "latest", "last_consumed"] = "last_consumed",
+        max_message_count: int | None = None,
+        max_time_sec: float | None = None,
+    ) -> list[ChatMessage]:
+        """Async `consume`."""
+        t = await self._transports.running()
+        return await cursor.consume(self, t, key, group, position, max_message_count, max_time_sec)
 
     # The view
 
@@ -423,10 +483,16 @@ class KafkaChatStore(ChatStore):
         code, reason = error.code(), error.str()
         if code in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
             return AuthenticationError(f"{where} refuses the user or the password: {reason}")
+        if refused_by_tls(error):
+            return AuthenticationError(
+                f"{where}: TLS failed: {reason}; ssl.ca.location names the authority of the "
+                "brokers' certificates, ssl.certificate.location and ssl.key.location the client's "
+                "own"
+            )
         if code in _DENIED:
             return PermissionDeniedError(
-                f"{where} denies this user what it needs, see the ACLs in its documentation: "
-                f"{reason}"
+                f"{where} denies this user {reason}: it needs the ACLs Read, Write and "
+                "DescribeConfigs on the topic, and Create to create it"
             )
         if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
             return NotSetUpError(f"there is no topic {self._topic!r} any more: {reason}")

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple, cast
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
     NewTopic,
+    OffsetSpec,
     ResourceType,
 )
 
 from chatstores.errors import BackendMismatchError, NotSetUpError
+from chatstores.fold import Fold
+from chatstores_kafka.fold import PartitionFold
 
-__all__ = ["MAX_RECORD_BYTES", "Topic", "TopicSettings", "find_topic", "setup_script"]
+__all__ = [
+    "EARLIEST",
+    "LATEST",
+    "MAX_RECORD_BYTES",
+    "Topic",
+    "TopicSettings",
+    "ask_topic",
+    "check_first_record",
+    "find_topic",
+    "named",
+    "read_topic",
+    "setup_script",
+]
+
+#: Waits for what brokers answer, and returns it or raises.
+Answer = Callable[[Future[Any]], Any]
+
+EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 #: The largest record. Hosted Kafka allows no more than 8 MiB.
 MAX_RECORD_BYTES = 8 * 1024 * 1024
@@ -66,9 +89,16 @@ class Topic(NamedTuple):
 
 
 def find_topic(
-    admin: AdminClient, settings: TopicSettings, *, create: bool, seconds: float
+    admin: AdminClient, settings: TopicSettings, answer: Answer, *, create: bool, seconds: float
 ) -> Topic:
     """The topic as it is, created if it may be.
+
+    Args:
+        admin: asks the brokers.
+        settings: what it must be.
+        answer: waits for what they answer.
+        create: whether it may be created.
+        seconds: how long one answer may take.
 
     Raises:
         NotSetUpError: it is not there, and may not be created.
@@ -76,39 +106,112 @@ def find_topic(
         KafkaException: the broker did not say.
     """
     deadline = time.monotonic() + seconds
-    found = _describe(admin, settings.name, seconds)
-    if found is None:
-        if not create:
+    created = False
+    while True:
+        found = _describe(admin, settings.name, answer, seconds)
+        # One broker may not know yet what another one does.
+        config = None if found is None else _config(admin, settings.name, answer, seconds)
+        if found is not None and config is not None:
+            _check(settings, config)
+            return Topic(*found, int(config["min.compaction.lag.ms"]) / 1000)
+        if found is None and not create:
             raise NotSetUpError(
                 f"there is no topic {settings.name!r}: 'chatstores setup' creates it; or open the "
                 "store without create=False"
             )
-        _create(admin, settings, seconds)
-        while found is None:
-            if time.monotonic() > deadline:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-            time.sleep(0.02)
-            found = _describe(admin, settings.name, seconds)
-    config = _config(admin, settings.name, seconds)
-    _check(settings, config)
-    return Topic(*found, int(config["min.compaction.lag.ms"]) / 1000)
+        if found is None and not created:
+            _create(admin, settings, answer, seconds)
+            created = True
+        if time.monotonic() > deadline:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        time.sleep(0.02)
 
 
-def _describe(admin: AdminClient, name: str, seconds: float) -> tuple[str, int] | None:
-    """Id and number of partitions, once all of them have a leader."""
-    future = admin.describe_topics(TopicCollection([name]), request_timeout=seconds)[name]
-    try:
-        found = future.result()
-    except KafkaException as exc:
-        if exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return None
-        raise
+def ask_topic(admin: AdminClient, name: str, seconds: float) -> Future[Any]:
+    """The topic's description, when the brokers have answered; for `read_topic`."""
+    return admin.describe_topics(TopicCollection([name]), request_timeout=seconds)[name]
+
+
+def read_topic(found: Any) -> tuple[str, int]:
+    """A topic's id, and its number of partitions, once all of them have a leader."""
     if any(partition.leader is None for partition in found.partitions):
         raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
     return str(found.topic_id), len(found.partitions)
 
 
-def _create(admin: AdminClient, settings: TopicSettings, seconds: float) -> None:
+def check_first_record(
+    consumer: Consumer,
+    admin: AdminClient,
+    answer: Answer,
+    settings: TopicSettings,
+    topic: Topic,
+    seconds: float,
+) -> None:
+    """Look at one record of chatstores, if there is any, for how many partitions it knew.
+
+    A partition that was added is empty, and would say nothing of its own.
+
+    Args:
+        consumer: reads it; nobody else has it.
+        admin: asks where the log begins and ends.
+        answer: waits for what the brokers answer.
+        settings: what the topic must be.
+        topic: what it is.
+        seconds: how long one answer may take.
+
+    Raises:
+        BackendMismatchError: it is of another number, or of a newer version.
+        KafkaException: the brokers did not say.
+    """
+    places = [TopicPartition(settings.name, number) for number in range(topic.partitions)]
+    begins, ends = (
+        admin.list_offsets(dict.fromkeys(places, spec), request_timeout=seconds)
+        for spec in (EARLIEST, LATEST)
+    )
+    deadline = time.monotonic() + seconds
+    for place in places:
+        place.offset, end = answer(begins[place]).offset, answer(ends[place]).offset
+        if place.offset == end:
+            continue
+        fold = PartitionFold(Fold(), place.partition, topic.partitions, (), lambda *_: None)
+        consumer.assign([place])
+        while not fold.states:
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            message = consumer.poll(0.1)
+            if message is None:
+                continue
+            error, offset = message.error(), message.offset()
+            if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                break
+            if error is not None:
+                raise KafkaException(named(error, "Read", settings.name))
+            fold.take(cast(int, offset), 0, cast(bytes, message.key()), message.value())
+            deadline = time.monotonic() + seconds
+        if fold.states:
+            return
+
+
+def named(error: KafkaError, operation: str, topic: str) -> KafkaError:
+    """A refusal with the operation on the topic that was refused, which brokers do not name."""
+    if error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return error
+    return KafkaError(error.code(), f"{operation} on the topic {topic!r}")
+
+
+def _describe(
+    admin: AdminClient, name: str, answer: Answer, seconds: float
+) -> tuple[str, int] | None:
+    """See `read_topic`; None if there is no topic."""
+    try:
+        return read_topic(answer(ask_topic(admin, name, seconds)))
+    except KafkaException as exc:
+        if exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise KafkaException(named(exc.args[0], "Describe", name)) from None
+
+
+def _create(admin: AdminClient, settings: TopicSettings, answer: Answer, seconds: float) -> None:
     topic = NewTopic(
         settings.name,
         num_partitions=settings.partitions,
@@ -117,35 +220,39 @@ def _create(admin: AdminClient, settings: TopicSettings, seconds: float) -> None
     )
     future = admin.create_topics([topic], request_timeout=seconds, operation_timeout=seconds)
     try:
-        future[settings.name].result()
+        answer(future[settings.name])
     except KafkaException as exc:
         if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was first
-            raise
+            raise KafkaException(named(exc.args[0], "Create", settings.name)) from None
 
 
-def _config(admin: AdminClient, name: str, seconds: float) -> dict[str, str]:
+def _config(admin: AdminClient, name: str, answer: Answer, seconds: float) -> dict[str, str] | None:
     resource = ConfigResource(ResourceType.TOPIC, name)
     [future] = admin.describe_configs([resource], request_timeout=seconds).values()
-    return {entry: value.value for entry, value in future.result().items()}
+    try:
+        found = answer(future)
+    except KafkaException as exc:
+        if exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise KafkaException(named(exc.args[0], "DescribeConfigs", name)) from None
+    return {entry: value.value for entry, value in found.items()}
 
 
-def _check(settings: TopicSettings, config: dict[str, str]) -> None:
+def _check(settings: TopicSettings, config: Mapping[str, str]) -> None:
     wanted = settings.config()
     wrong = []
-    policy = set(config["cleanup.policy"].split(","))
-    if policy != set(wanted["cleanup.policy"].split(",")):
-        wrong.append(f"cleanup.policy is {config['cleanup.policy']}")
-    if config["message.timestamp.type"] != "LogAppendTime":
-        wrong.append(f"message.timestamp.type is {config['message.timestamp.type']}")
-    if int(config["max.message.bytes"]) < MAX_RECORD_BYTES:
-        wrong.append(f"max.message.bytes is {config['max.message.bytes']}")
-    if int(config["min.compaction.lag.ms"]) < settings.compaction_lag:
-        wrong.append(f"min.compaction.lag.ms is {config['min.compaction.lag.ms']}")
+    policy = config.get("cleanup.policy", "")
+    if set(policy.split(",")) != set(wanted["cleanup.policy"].split(",")):
+        wrong.append(f"cleanup.policy is {policy}, not {wanted['cleanup.policy']}")
+    stamp = config.get("message.timestamp.type")
+    if stamp != "LogAppendTime":
+        wrong.append(f"message.timestamp.type is {stamp}, not LogAppendTime")
+    for name in ("max.message.bytes", "min.compaction.lag.ms"):
+        if int(config.get(name, 0)) < int(wanted[name]):
+            wrong.append(f"{name} is {config.get(name)}, not {wanted[name]} or more")
     if wrong:
-        needed = ", ".join(f"{name}={value}" for name, value in wanted.items())
         raise BackendMismatchError(
-            f"the topic {settings.name!r} is not what chatstores needs: {', '.join(wrong)}; it "
-            f"must have {needed}"
+            f"the topic {settings.name!r} is not what chatstores needs: {'; '.join(wrong)}"
         )
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -26,17 +27,28 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
-from chatstores.errors import BackendMismatchError, ChatStoreError
+from chatstores.errors import BackendMismatchError, ChatStoreError, NotSetUpError
 from chatstores.fold import Fold
 from chatstores.state import Command, Outcome
 from chatstores_kafka.cleanup import Cleaner
 from chatstores_kafka.fold import PartitionFold
 from chatstores_kafka.state import LoggedState
-from chatstores_kafka.topic import MAX_RECORD_BYTES, Topic, TopicSettings, find_topic
+from chatstores_kafka.topic import (
+    EARLIEST,
+    LATEST,
+    MAX_RECORD_BYTES,
+    Topic,
+    TopicSettings,
+    ask_topic,
+    check_first_record,
+    find_topic,
+    named,
+    read_topic,
+)
 
-__all__ = ["Attempt", "View", "acquire", "release"]
+__all__ = ["Attempt", "View", "acquire", "refused_by_tls", "release"]
 
 T = TypeVar("T")
 
@@ -50,6 +62,10 @@ _FETCH_SECONDS = 0.1
 _ASK_SECONDS = 2.0
 #: Seconds that a client waits for a broker when it is revived.
 _REVIVE_SECONDS = 0.5
+#: Seconds that a view counts as fresh at least; only tests have a shorter lag of compaction.
+_LEAST_LAG = 1.0
+#: Seconds after which a view that is used looks whether its topic is still the same one.
+_LOOK_SECONDS = 2.0
 #: How many records are taken from the consumer at once.
 _BATCH = 2000
 
@@ -85,6 +101,18 @@ _CONSUMER = {
     "fetch.message.max.bytes": 2 * MAX_RECORD_BYTES,
     "queued.max.messages.kbytes": 32_768,
 }
+
+
+#: What nobody says whose broker was asked in a protocol that it does not speak.
+_HANGS_UP = "the brokers hang up; if they want TLS or SASL, security.protocol= must say so"
+#: Of a consumer that reads a single record.
+_FIRST = {"fetch.message.max.bytes": 1, "fetch.queue.backoff.ms": 1000}
+
+
+def refused_by_tls(error: KafkaError) -> bool:
+    """Whether a certificate was not accepted, by us or by the broker."""
+    text = error.str()
+    return "certificate verify failed" in text or "SSL alert number" in text
 
 
 def _future() -> Future[Any]:
@@ -174,7 +202,11 @@ class _Partition:
         self.waiters: list[tuple[int, float, Future[None]]] = []
         self.asking: list[Future[None]] | None = None
         self.asked_next: list[Future[None]] = []
+        self.watchers: list[tuple[Callable[[], bool], Future[None]]] = []
         self.trouble: Exception | None = None
+        #: Why it may not be read, until it may again.
+        self.denied: KafkaException | None = None
+        self.warned = False
 
 
 class View:
@@ -187,7 +219,15 @@ class View:
 
     def __init__(self, config: Mapping[str, Any], settings: TopicSettings) -> None:
         self._config = {**_CLIENT, **config, "error_cb": self._hear}
+        #: What was heard of a connection: that it was refused; why there is none.
         self._denied: KafkaError | None = None
+        self._said: KafkaError | None = None
+        #: The topic is not what it was when it was opened, or not there.
+        self._trouble: Exception | None = None
+        #: Somebody wanted something since the last look at the topic; one is under way; when the
+        #: next one is due.
+        self._used = self._looking = False
+        self._next_look = time.monotonic() + _LOOK_SECONDS
         self.settings = settings
         self.fold = Fold()
         self.cleaner = Cleaner(self)
@@ -225,30 +265,58 @@ class View:
                 if not self._clients:
                     self._admin = AdminClient(self._config)
                     self._clients.append(self._admin)
-                topic = self._asked(
-                    lambda: find_topic(self._admin, self.settings, create=create, seconds=seconds)
-                )
+                topic = self._asked(lambda: self._find(create, seconds))
                 self._start()
                 self._topic = topic
             return self._topic
         finally:
             self._opening.release()
 
+    def _find(self, create: bool, seconds: float) -> Topic:
+        admin, settings = self._admin, self.settings
+        topic = find_topic(admin, settings, self._answer, create=create, seconds=seconds)
+        consumer = Consumer({**self._config, **_CONSUMER, **_FIRST})
+        try:
+            check_first_record(consumer, admin, self._answer, settings, topic, seconds)
+        finally:
+            consumer.close()
+        return topic
+
     def _asked(self, question: Callable[[], T]) -> T:
-        """An answer of the brokers; if there is none, the reason that they gave for it."""
+        """An answer of the brokers; if there is none, the reason that is known for it."""
         self._denied = None
         try:
-            return question()
-        except KafkaException:
+            answer = question()
+        except KafkaException as exc:
             self._admin.poll(0)
-            if self._denied is not None:
-                raise KafkaException(self._denied) from None
+            reason = self._denied
+            if reason is None and exc.args[0].code() in _SILENT:
+                reason = self._said
+            if reason is not None:
+                raise KafkaException(reason) from None
             raise
+        self._said = None
+        return answer
+
+    def _answer(self, future: Future[T]) -> T:
+        """What the brokers answer; a login that they refused answers nothing else."""
+        while True:
+            try:
+                return future.result(_TICK)
+            except FutureTimeoutError:
+                self._admin.poll(0)
+                if self._denied is not None:
+                    raise KafkaException(self._denied) from None
 
     def _hear(self, error: KafkaError) -> None:
+        code, text = error.code(), error.str()
         # A connection that broke off while it logged in is called an error of the login too.
-        if error.code() in _DENIED and "Broker transport failure" not in error.str():
+        if (code in _DENIED and "Broker transport failure" not in text) or refused_by_tls(error):
             self._denied = error
+        elif code != KafkaError._ALL_BROKERS_DOWN:
+            self._said = error
+        elif self._said is None:
+            self._said = KafkaError(code, _HANGS_UP)
 
     def _start(self) -> None:
         self._producer = Producer({**self._config, **_PRODUCER})
@@ -306,11 +374,13 @@ class View:
 
     def is_fresh(self, partition: int) -> bool:
         """Whether a partition is loaded, and nothing can be missing."""
+        self._used = True
         part = self._partitions.get(partition)
         return (
             part is not None
             and part.loaded
             and part.trouble is None
+            and self._trouble is None
             and time.monotonic() < part.fresh_until
         )
 
@@ -331,17 +401,74 @@ class View:
         """Ask the brokers for the topic.
 
         Raises:
+            BackendMismatchError: it is not the one that was opened.
             KafkaException: they do not answer.
         """
-        self._asked(lambda: self._admin.list_topics(self.settings.name, timeout=seconds))
+
+        def describe() -> tuple[str, int]:
+            # This question has the client connect at once; the other one waits for it.
+            self._admin.list_topics(self.settings.name, timeout=seconds)
+            future = ask_topic(self._admin, self.settings.name, seconds)
+            return read_topic(self._answer(future))
+
+        self._judge(self._asked(describe))
+        if self._trouble is not None:
+            raise self._trouble
+
+    def _look(self) -> None:
+        """Ask whether the topic is the one that was opened, if it is used; nobody waits for it."""
+        if not self._used or self._looking:
+            return
+        self._used, self._looking = False, True
+        ask_topic(self._admin, self.settings.name, _ASK_SECONDS).add_done_callback(self._looked)
+
+    def _looked(self, answer: Future[Any]) -> None:
+        self._looking = False
+        try:
+            self._judge(read_topic(answer.result()))
+        except KafkaException as exc:
+            if exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                self._distrust(NotSetUpError(f"there is no topic {self.settings.name!r} any more"))
+
+    def _judge(self, found: tuple[str, int]) -> None:
+        """Compare the topic with the one that was opened."""
+        topic, name = self.topic, self.settings.name
+        if found[0] != topic.id:
+            self._distrust(
+                BackendMismatchError(
+                    f"the topic {name!r} was deleted and made anew while this store was open; "
+                    "close it and look at what is lost"
+                )
+            )
+        elif found[1] != topic.partitions:
+            self._distrust(
+                BackendMismatchError(
+                    f"the topic {name!r} was given {found[1]} partitions and had "
+                    f"{topic.partitions}: sessions are found by that number, so it must not "
+                    "change; load a snapshot into a new topic"
+                )
+            )
+        elif isinstance(self._trouble, NotSetUpError):
+            self._trouble = None
+
+    def _distrust(self, trouble: ChatStoreError) -> None:
+        with self._lock:
+            if not isinstance(self._trouble, BackendMismatchError):
+                self._trouble = trouble
+            for part in self._partitions.values():
+                waiters, part.waiters = part.waiters, []
+                for _, _, future in waiters:
+                    future.set_exception(self._trouble)
 
     def caught_up(self, partition: int) -> Future[None]:
         """Done when everything is folded that stood in a partition at the time of this call."""
         future = _future()
+        self._used = True
         with self._lock:
             part = self._partition(partition)
-            if part.trouble is not None:
-                future.set_exception(part.trouble)
+            trouble = self._trouble or part.trouble
+            if trouble is not None:
+                future.set_exception(trouble)
             elif part.asking is None:
                 part.asking = [future]
                 self._ask(part)
@@ -365,7 +492,7 @@ class View:
         place = TopicPartition(self.settings.name, part.number)
         try:
             [answer] = self._admin.list_offsets(
-                {place: _LATEST}, request_timeout=_ASK_SECONDS
+                {place: LATEST}, request_timeout=_ASK_SECONDS
             ).values()
         except (KafkaException, AttributeError) as exc:  # closed in the meantime
             self._told(part, asked, position, None, exc)
@@ -374,6 +501,8 @@ class View:
 
     def _answered(self, part: _Partition, asked: float, position: int, answer: Future[Any]) -> None:
         error, end = answer.exception(), -1
+        if isinstance(error, KafkaException):
+            error = KafkaException(named(error.args[0], "Describe", self.settings.name))
         if error is None:
             end = answer.result().offset
             if end < 0:
@@ -395,6 +524,7 @@ class View:
             again = part.asking is not None
             if end is None:
                 self._missed.set()
+                self._next_look = 0.0
                 for future in futures:
                     future.set_exception(error)
             elif end < position:
@@ -419,16 +549,63 @@ class View:
         for waiter in part.waiters:
             end, asked, future = waiter
             if part.position < end:
-                waiting.append(waiter)
+                if part.denied is not None:
+                    future.set_exception(part.denied)
+                else:
+                    waiting.append(waiter)
                 continue
             self._reached(part, asked)
             future.set_result(None)
         part.waiters = waiting
+        self._tell(part)
+
+    def when(self, partition: int, ready: Callable[[], bool]) -> Future[None]:
+        """Done when something is so that is asked of the sessions each time that records came.
+
+        Args:
+            partition: whose records.
+            ready: asks, with the lock held.
+
+        Returns:
+            A future, to be cancelled by who does not wait any longer.
+        """
+        future: Future[None] = Future()
+        with self._lock:
+            part = self._partition(partition)
+            part.watchers.append((ready, future))
+            self._tell(part)
+        return future
+
+    def _tell(self, part: _Partition) -> None:
+        watching = []
+        for watcher in part.watchers:
+            ready, future = watcher
+            if future.cancelled():
+                continue
+            if not ready():
+                watching.append(watcher)
+            elif future.set_running_or_notify_cancel():
+                future.set_result(None)
+        part.watchers = watching
+
+    def group_client(self, group: str, seconds: float) -> Consumer:
+        """A client for the committed offsets of a consumer group; its caller closes it.
+
+        librdkafka's admin client would do, but aborts the process when a broker goes away while a
+        group's coordinator is asked.
+
+        Args:
+            group: the group's id.
+            seconds: how long a commit waits.
+        """
+        milliseconds = max(10, int(min(seconds, 60) * 1000))
+        limits = {"session.timeout.ms": milliseconds, "socket.timeout.ms": milliseconds}
+        return Consumer({**self._config, **_CONSUMER, **limits, "group.id": group})
 
     def _reached(self, part: _Partition, asked: float) -> None:
         """Note that everything was read that stood in the log at a time."""
         now = time.monotonic()
-        fresh_until = asked + self.topic.compaction_lag
+        fresh_until = asked + max(self.topic.compaction_lag, _LEAST_LAG)
         if part.loaded and now >= part.fresh_until:
             part.generation += 1
         part.loaded = True
@@ -551,12 +728,15 @@ class View:
             value,
             token,
             partition,
-            on_delivery=lambda error, message: told(error),
+            on_delivery=lambda error, message: told(
+                error if error is None else named(error, "Write", self.settings.name)
+            ),
         )
 
     def _acknowledge(self, attempt: Attempt, error: KafkaError | None) -> None:
         if error is not None:
             self._missed.set()
+            self._next_look = 0.0
         with self._lock:
             attempt.acknowledge(error)
 
@@ -579,6 +759,11 @@ class View:
     def _serve(self) -> None:
         while not self._closing:
             self._producer.poll(_TICK)
+            now = time.monotonic()
+            if now >= self._next_look:
+                self._next_look = now + _LOOK_SECONDS
+                self._admin.poll(0)
+                self._look()
 
     def _revive(self) -> None:
         """Have the clients connect at once: by themselves they look for a broker once a second."""
@@ -593,7 +778,8 @@ class View:
 
     def _follow(self) -> None:
         consumer, partitions = self._consumer, self._partitions
-        self._wanted.wait()  # until there is a partition to follow
+        while not self._wanted.wait(1.0):  # until there is a partition to follow
+            consumer.poll(0)
         while not self._closing:
             if self._unassigned:
                 self._assign()
@@ -615,6 +801,8 @@ class View:
                     elif part is not None and offset is not None and self._take(part, message):
                         touched.add(part)
                 for part in touched:
+                    part.denied = None
+                    self._warn(part)
                     self._wake(part)
 
     def _assign(self) -> None:
@@ -624,7 +812,7 @@ class View:
         places = [TopicPartition(self.settings.name, number) for number in numbers]
         # An offset by name would be looked up by the consumer, three times as slowly.
         answers = self._admin.list_offsets(
-            dict.fromkeys(places, _EARLIEST), request_timeout=_ASK_SECONDS
+            dict.fromkeys(places, EARLIEST), request_timeout=_ASK_SECONDS
         )
         try:
             for place in places:
@@ -653,6 +841,7 @@ class View:
         if code == KafkaError._PARTITION_EOF:
             if part is not None and part.trouble is None and offset is not None:
                 part.position = max(part.position, offset)
+                part.denied = None
                 self._reached(part, time.monotonic() - _FETCH_SECONDS - _TICK)
                 self._wake(part)
         elif code in _LOST and part is not None:
@@ -664,21 +853,26 @@ class View:
                 ),
             )
         elif code in _DENIED and part is not None:
-            self._fail(part, KafkaException(error))
+            part.denied = KafkaException(named(error, "Read", self.settings.name))
+            self._wake(part)
         else:
+            self._next_look = 0.0
             _log.debug("%s: %s", self.settings.name, error)
 
+    def _warn(self, part: _Partition) -> None:
+        """Say once of a partition that another program writes to it."""
+        if part.fold.foreign and not part.warned:
+            part.warned = True
+            _log.warning(
+                "partition %d of the topic %r holds records that chatstores did not write, such "
+                "as that at offset %d: they are left out",
+                part.number,
+                self.settings.name,
+                part.fold.foreign_offset,
+            )
 
-_EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-_LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
-_LOST = {
-    KafkaError._AUTO_OFFSET_RESET,
-    KafkaError.OFFSET_OUT_OF_RANGE,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError._UNKNOWN_PARTITION,
-}
+_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 _DENIED = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -686,6 +880,9 @@ _DENIED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
 }
+
+#: What librdkafka says when nobody answers; what it heard of the connection says more.
+_SILENT = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}
 
 # The views of this process, by connection and topic.
 
