@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.benchmarks.run import Run
 
 #: The modules of the backends.
-BACKENDS = ("memory", "json_file", "sqlite", "redis", "postgres")
+BACKENDS = ("memory", "json_file", "sqlite", "redis", "postgres", "kafka")
 
 _QUICK = 0.1
 

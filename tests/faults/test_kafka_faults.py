@@ -230,8 +230,8 @@ def churn(opener: Callable[[], ChatStore], number: int, seconds: float) -> tuple
             else:
                 store.delete_messages(key)
         store.add_message(f"done {number}", ChatMessage("done"))
-        while not store.count_messages(f"done {1 - number}"):
-            time.sleep(0.05)
+        other = f"done {1 - number}"
+        wait_until("the other process is done", lambda: store.count_messages(other))
         return writes, popped, plain(store)
 
 
