@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_topic",
     "connection",
     "hosts_text",
+    "is_secret",
     "parse_hosts",
     "topic_of",
 ]
@@ -52,23 +54,48 @@ _REFUSED = {
             "enable.auto.offset.store",
             "enable.partition.eof",
             "auto.offset.reset",
+            "allow.auto.create.topics",
             "topic.blacklist",
+            "message.max.bytes",
+            "fetch.message.max.bytes",
+            "max.partition.fetch.bytes",
+            "fetch.wait.max.ms",
         ),
         _OWN,
     ),
     **dict.fromkeys(("bootstrap.servers", "metadata.broker.list"), _PART),
     **dict.fromkeys(("sasl.username", "sasl.password"), _PART),
     **dict.fromkeys(("message.timeout.ms", "delivery.timeout.ms"), _TIMEOUT),
+    "default.topic.config": "give what it holds as options",
+    **dict.fromkeys(("request.timeout.ms", "socket.timeout.ms"), _TIMEOUT),
+    **dict.fromkeys(
+        ("error_cb", "logger", "oauth_cb", "on_commit", "on_delivery", "stats_cb", "throttle_cb"),
+        _CALLBACK,
+    ),
 }
-#: What a name without a dot may be, of librdkafka's.
-_UNDOTTED = ("debug", "log_level")
+#: Options of librdkafka that are needed most, or have no dot; it has many more.
+_KNOWN = (
+    "client.id",
+    "client.rack",
+    "compression.type",
+    "debug",
+    "linger.ms",
+    "log_level",
+    "sasl.mechanism",
+    "security.protocol",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.location",
+    "ssl.key.password",
+)
 
 
 def _driver_option(value: Any) -> Any:
     """A value for librdkafka, which checks it itself."""
     if isinstance(value, bool):
         return str(value).lower()
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float) or "\0" in str(value):
         raise ValueError("must be text or a number")
     return value
 
@@ -115,7 +142,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = _Options(
         "partitions": _up_to(2**16 - 1),  # what a record's head holds
         "replication_factor": _up_to(2**15 - 1),
         "compaction_lag": _lag,
-        **dict.fromkeys(_UNDOTTED, _driver_option),
+        **dict.fromkeys(_KNOWN, _driver_option),
         **{name: refused(reason) for name, reason in _REFUSED.items()},
     }
 )
@@ -190,43 +217,41 @@ def connection(
             )
     elif password is not None:
         raise InvalidURLError("a password needs a user: kafka://user:password@host:9092/topic")
+    try:  # without brokers, so that nothing is connected
+        Producer({**config, "bootstrap.servers": "", "logger": _SILENT})
+    except KafkaException as exc:
+        reason = exc.args[0].str().partition("Failed to create producer: ")[2]
+        hint = "; is the file there, and readable?" if ".location failed" in reason else ""
+        raise InvalidURLError(f"librdkafka refuses the options: {reason}{hint}") from None
     return config
 
 
+def is_secret(name: str) -> bool:
+    """Whether the value of one of librdkafka's options must not be shown."""
+    return any(word in name for word in ("password", "secret", ".pem", "oauthbearer.config"))
+
+
 def check_driver_options(driver: Mapping[str, Any]) -> None:
-    """Have librdkafka look at its options, without a connection.
+    """Have librdkafka look at each of its options, without a connection.
 
     Raises:
         InvalidURLError: it does not know one, or refuses its value.
     """
     for name, value in driver.items():
         try:
-            Producer({name: value, "log_level": 0})
+            Producer({name: value, "logger": _SILENT})
         except KafkaException as exc:
-            reason = exc.args[0].str()
-            if "No such configuration property" in reason:
-                near = nearest(name, [*_OURS, *_KNOWN])
+            reason = exc.args[0].str().strip()
+            if reason.startswith("No such configuration property"):
                 raise InvalidURLError(
-                    f"kafka:// has no option {name!r}{near}; it has {', '.join(_OURS)}, and those "
-                    "of librdkafka"
+                    f"kafka:// has no option {name!r}{nearest(name, [*_OURS, *_KNOWN])}; it has "
+                    f"{', '.join(_OURS)}, and those of librdkafka"
                 ) from None
-            if "must be" in reason or "Invalid value" in reason or "value" in reason:
+            if not reason.startswith("Failed to create"):  # for want of another option
                 raise InvalidURLError(f"the option {name}: {reason}") from None
-        except (TypeError, ValueError) as exc:
+        except (AttributeError, TypeError, ValueError) as exc:
             raise InvalidURLError(f"the option {name}: {exc}") from None
 
 
-#: The options of librdkafka that are needed most, for suggestions.
-_KNOWN = (
-    "client.id",
-    "client.rack",
-    "compression.type",
-    "linger.ms",
-    "sasl.mechanism",
-    "security.protocol",
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.endpoint.identification.algorithm",
-    "ssl.key.location",
-    "ssl.key.password",
-)
+#: Where the clients that only check options say what they think of them.
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)

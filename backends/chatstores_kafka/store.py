@@ -46,6 +46,7 @@ from chatstores_kafka.place import (
     check_topic,
     connection,
     hosts_text,
+    is_secret,
     parse_hosts,
     topic_of,
 )
@@ -158,15 +159,11 @@ class KafkaChatStore(ChatStore):
         check_driver_options(values)
         hosts = parse_hosts(servers)
         self._config = connection(hosts, username, password, values)
-        self._secrets = tuple(
-            str(value)
-            for name, value in self._config.items()
-            if "password" in name or "secret" in name
-        )
+        self._secrets = tuple(str(value) for name, value in self._config.items() if is_secret(name))
         shown = {
             name: str(value)
             for name, value in {**given, **values}.items()
-            if _DEFAULTS.get(name) != value and not ("password" in name or "secret" in name)
+            if _DEFAULTS.get(name) != value and not is_secret(name)
         }
         self._public = StoreURL("kafka", hosts, username, None, f"/{self._topic}", shown).public
 

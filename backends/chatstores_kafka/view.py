@@ -63,7 +63,7 @@ _ASK_SECONDS = 2.0
 #: Seconds that a client waits for a broker when it is revived.
 _REVIVE_SECONDS = 0.5
 #: Seconds that a view counts as fresh at least; only tests have a shorter lag of compaction.
-_LEAST_LAG = 1.0
+_LEAST_LAG = 5.0
 #: Seconds after which a view that is used looks whether its topic is still the same one.
 _LOOK_SECONDS = 2.0
 #: How many records are taken from the consumer at once.
@@ -72,17 +72,22 @@ _BATCH = 2000
 #: What every client is told; a user's options come after, and ours after those.
 _CLIENT = {
     "log_level": 0,
+    # A question about a topic would create it, where the brokers allow that.
+    "allow.auto.create.topics": False,
     "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 100,
     "socket.timeout.ms": 10_000,
     "socket.nagle.disable": True,
     "topic.metadata.refresh.fast.interval.ms": 100,
+    "linger.ms": 0,
+    "fetch.error.backoff.ms": 100,
+    "fetch.queue.backoff.ms": 5,
+    "queued.max.messages.kbytes": 32_768,
 }
 _PRODUCER = {
     "acks": "all",
     # What is not acknowledged is settled here, by the command's id; the driver repeats nothing.
     "message.send.max.retries": 0,
-    "linger.ms": 0,
     "message.max.bytes": MAX_RECORD_BYTES + 65_536,
     "message.timeout.ms": 60_000,
     "request.timeout.ms": 10_000,
@@ -96,10 +101,7 @@ _CONSUMER = {
     # A transaction that somebody else left open would hide what comes after it.
     "isolation.level": "read_uncommitted",
     "fetch.wait.max.ms": int(_FETCH_SECONDS * 1000),
-    "fetch.error.backoff.ms": 100,
-    "fetch.queue.backoff.ms": 5,
     "fetch.message.max.bytes": 2 * MAX_RECORD_BYTES,
-    "queued.max.messages.kbytes": 32_768,
 }
 
 
