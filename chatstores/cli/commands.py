@@ -243,6 +243,7 @@ class Format(Enum):
 class From(Enum):
     """The kinds of ``chatstores.cli.sources.KINDS``, which is imported only where it is used."""
 
+    langchain_kafka = "langchain-kafka"
     langchain_redis = "langchain-redis"
     llama_index = "llama-index"
     llama_index_redis = "llama-index-redis"
@@ -491,7 +492,8 @@ def import_(
         str | None,
         typer.Option(
             help="Only keys that begin with this text. llama-index-redis needs one (it may be "
-            "empty); langchain-redis has message_store: and leaves it out of the new key."
+            "empty); langchain-redis has message_store: and leaves it out of the new key; for "
+            "langchain-kafka it stands in the place of the URL's topic."
         ),
     ] = None,
     as_json: Json = False,

@@ -43,6 +43,12 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "langchain-kafka": Kind(
+        "the kafka:// URL of a topic that LangChain's KafkaChatMessageHistory wrote",
+        "chatstores_kafka.importing",
+        "read_langchain",
+        "from_record",
+    ),
     "langchain-redis": Kind(
         "the redis:// URL of a server where LangChain's RedisChatMessageHistory wrote",
         "chatstores_redis.importing",

@@ -27,23 +27,17 @@ from tests.servers.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
-def proxy() -> Iterator[Proxy]:
-    server = KafkaServer()
+def server() -> Iterator[KafkaServer]:
+    with KafkaServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def harness(server: KafkaServer) -> Iterator[KafkaHarness]:
     with Proxy("127.0.0.1", server.port) as proxy:
         server.advertised = proxy.port
-        with server:
-            proxy.server = server
-            yield proxy
-
-
-@pytest.fixture(scope="module")
-def server(proxy: Proxy) -> KafkaServer:
-    return proxy.server
-
-
-@pytest.fixture(scope="module")
-def harness(server: KafkaServer, proxy: Proxy) -> KafkaHarness:
-    return KafkaHarness(server, proxy)
+        server.restart()
+        yield KafkaHarness(server, proxy)
 
 
 @pytest.fixture
@@ -236,8 +230,8 @@ def test_waiting_in_vain_leaves_nothing_behind(store, key):
 
 
 def test_closed_while_it_waits(harness, key):
-    store = harness.open(timeout=0.5)
-    store.ping()
+    store = harness.open(timeout=2)
+    store.count_messages(key)
     failed = []
 
     def wait() -> None:
@@ -272,7 +266,7 @@ def test_a_restart_of_the_process_and_of_the_broker(harness, server, key):
 
 
 def test_the_broker_is_away_or_silent(harness, key):
-    with harness.open(timeout=1) as store:
+    with harness.open(timeout=2) as store:
         said(store, key, "a")
         for trouble in (harness.away, harness.silent):
             with trouble():
@@ -286,7 +280,7 @@ def test_the_broker_is_away_or_silent(harness, key):
 
 
 def test_a_reply_that_is_lost_while_it_waits(harness, key):
-    with harness.open(timeout=1) as store:
+    with harness.open(timeout=2) as store:
         assert read(store, key) == []
         failed = []
 
@@ -311,10 +305,11 @@ def test_what_kafkas_own_tools_see(store, server, key):
         for part in store._transports.sync().view()._partitions.values()
         if f"default\0{key}".encode() in part.fold.states
     )
-    groups = server.client().list_consumer_groups().result().valid
-    [group] = [one.group_id for one in groups if ".readers." in one.group_id]
-    asked = [ConsumerGroupTopicPartitions(group)]
-    found = server.client().list_consumer_group_offsets(asked)[group].result().topic_partitions
+    admin = server.client()
+    groups = admin.list_consumer_groups().result().valid
+    [group] = [one.group_id for one in groups if one.group_id.startswith("chatstores.readers.")]
+    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+    found = asked[group].result().topic_partitions
     assert [(place.topic, place.offset, place.metadata) for place in found] == [
         ("chatstores", state.mark + 1, f"{state.epoch}.2")
     ]

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from chatstores import ChatMessage, open_store
-from chatstores_redis.importing import from_langchain
+from chatstores.langchain_format import from_langchain
 from tests.servers.redis import RedisServer
 
 #: What ``message_to_dict`` of langchain-core 1.7 made of ten messages.
