@@ -93,7 +93,7 @@ def decode_checkpoint(arguments: bytes) -> Checkpoint:
 
 
 def take_checkpoint(
-    state: LoggedState, checkpoint: Checkpoint, upto: int, offset: int
+    state: LoggedState, checkpoint: Checkpoint, upto: int, offset: int, *, whole: bool
 ) -> list[int] | None:
     """Make a session what a checkpoint says, if no command came after what it holds.
 
@@ -102,6 +102,8 @@ def take_checkpoint(
         checkpoint: what it says.
         upto: the offset of the last command that it holds.
         offset: its own.
+        whole: whether no record was missing so far: then what was removed is still known here, and
+            is the answer to a command that comes again.
 
     Returns:
         The sources of messages that are not there; None if it is not effective.
@@ -136,8 +138,10 @@ def take_checkpoint(
     ):
         setattr(state, name, head[name])
     state.metadata, state.own = head["metadata"].encode(), head["own"].encode()
+    known = state.remembered.others if whole else {}
     others = {
-        number: Outcome(version, some, (), cleared, "unknown" if removed else refusal, detail)
+        number: known.get(number)
+        or Outcome(version, some, (), cleared, "unknown" if removed else refusal, detail)
         for number, version, some, removed, cleared, refusal, detail in head["others"]
     }
     state.remembered = Remembered(

@@ -198,14 +198,16 @@ class PartitionFold:
         offset: int,
         body: bytes,
     ) -> None:
-        missing = take_checkpoint(state, decode_checkpoint(body), head.seen, offset)
+        checkpoint = decode_checkpoint(body)
+        whole = self.dead is None
+        missing = take_checkpoint(state, checkpoint, head.seen, offset, whole=whole)
         if missing is None:
             if token in self.useless:
                 self.useless[token] = []
             return
         if not state.alive:
             self._markers[token] = name
-        if self.dead is not None:
+        if not whole:
             return
         # What it made useless is its maker's to tombstone; if that does not, the next purge's.
         needed = {offset_of(source) for source in state.sources} | {offset}

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    TIMESTAMP_LOG_APPEND_TIME,
     Consumer,
     KafkaError,
     KafkaException,
@@ -730,10 +731,31 @@ class View:
             value,
             token,
             partition,
-            on_delivery=lambda error, message: told(
-                error if error is None else named(error, "Write", self.settings.name)
-            ),
+            on_delivery=lambda error, message: self._delivered(error, message, told),
         )
+
+    def _delivered(
+        self, error: KafkaError | None, message: Any, told: Callable[[KafkaError | None], None]
+    ) -> None:
+        if error is None:
+            self._fold_own(message)
+            told(None)
+        else:
+            told(named(error, "Write", self.settings.name))
+
+    def _fold_own(self, message: Any) -> None:
+        """Fold an acknowledged record of our own at once, if all before it is folded.
+
+        The broker has said where it stands and when it was appended; the consumer, which is later,
+        then passes over it.
+        """
+        kind, _ = message.timestamp()
+        with self._lock:
+            part = self._partitions.get(message.partition())
+            if part is None or kind != TIMESTAMP_LOG_APPEND_TIME:
+                return
+            if message.offset() == part.position and self._take(part, message):
+                self._wake(part)
 
     def _acknowledge(self, attempt: Attempt, error: KafkaError | None) -> None:
         if error is not None:
