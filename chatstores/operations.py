@@ -375,6 +375,29 @@ class Operations(ABC):
             )
         return min(value, MAX_COUNT)
 
+    @staticmethod
+    def _check_index(value: Any) -> int:
+        """A whole number; one beyond any count that is kept means no more than that."""
+        if type(value) is not int:
+            kind = type(value).__name__
+            hint = ": an id is given by id=" if kind in ("str", "ChatMessage") else ""
+            raise InvalidArgumentError(f"index must be a whole number, not {kind}{hint}")
+        return max(-MAX_COUNT, min(value, MAX_COUNT))
+
+    @staticmethod
+    def _check_id(value: Any) -> None:
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            hint = ": give message.id" if kind == "ChatMessage" else ""
+            raise InvalidArgumentError(f"a message's id must be a str, not {kind}{hint}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidArgumentError(
+                f"the message's id has a lone surrogate at character {exc.start}, "
+                "which UTF-8 cannot hold"
+            ) from None
+
     def _encode(self, messages: Sequence[ChatMessage], *, batch: bool) -> list[Record]:
         """Messages as records: each storable, no id twice, none too large, nor the batch."""
         if not isinstance(messages, list | tuple):
@@ -467,14 +490,10 @@ class Operations(ABC):
         self, t: Transport, key: str, action: Delete, expected: int | None
     ) -> list[ChatMessage]:
         self._check_key(key)
-        if action.which in ("id", "after") and not isinstance(action.argument, str):
-            kind = type(action.argument).__name__
-            hint = ": give message.id" if kind == "ChatMessage" else ""
-            raise InvalidArgumentError(f"a message's id must be a str, not {kind}{hint}")
-        if action.which == "index" and type(action.argument) is not int:
-            kind = type(action.argument).__name__
-            hint = ": an id is given by id=" if kind in ("str", "ChatMessage") else ""
-            raise InvalidArgumentError(f"index must be a whole number, not {kind}{hint}")
+        if action.which in ("id", "after"):
+            self._check_id(action.argument)
+        if action.which == "index":
+            action = Delete("index", self._check_index(action.argument))
         if action.which == "oldest":
             action = Delete("oldest", self._check_count("n", action.argument))
         outcome = await self._do(t, key, action, expected)

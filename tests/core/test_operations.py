@@ -556,6 +556,8 @@ def test_w9_every_write_is_refused_at_another_version(name: str) -> None:
         ("delete_message", (True,), {}, InvalidArgumentError, "index must be a whole number"),
         ("delete_message", (), {"id": 1}, InvalidArgumentError, "id must be a str"),
         ("delete_message", (), {"id": b"1"}, InvalidArgumentError, "id must be a str"),
+        ("delete_message", (), {"id": "a\ud800"}, InvalidArgumentError, "surrogate at character 1"),
+        ("delete_after", ("\ud800",), {}, InvalidArgumentError, "lone surrogate at character 0"),
         ("delete_oldest", (-1,), {}, InvalidArgumentError, "n must be a whole number"),
         ("delete_oldest", ("1",), {}, InvalidArgumentError, "n must be a whole number"),
         ("delete_oldest", (True,), {}, InvalidArgumentError, "n must be a whole number"),
