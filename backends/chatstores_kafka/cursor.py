@@ -14,10 +14,10 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from chatstores.codec import Unreadable, decode
-from chatstores.errors import BackendMismatchError, InvalidArgumentError
+from chatstores.errors import BackendMismatchError, InvalidArgumentError, PermissionDeniedError
 from chatstores.message import ChatMessage
 from chatstores.state import now_us
 from chatstores_kafka.record import name_of
@@ -241,6 +241,15 @@ async def _with_client(
         client = view.group_client(_group_id(store, key, group), t.seconds)
         try:
             return use(client, TopicPartition(view.settings.name, partition))
+        except KafkaException as exc:
+            heard = client.poll(0)  # what it was told while it waited
+            error = None if heard is None else heard.error()
+            if error is None or error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
+                raise
+            raise PermissionDeniedError(
+                f"this user may not keep the position of the group {group!r}: it needs the ACL "
+                f"Read on the groups that begin with {f'{store._topic}.'!r}"
+            ) from exc
         finally:
             client.close()
 

@@ -9,6 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from chatstores import ChatMessage, open_store
 from chatstores.errors import (
@@ -17,10 +24,12 @@ from chatstores.errors import (
     CorruptRecordError,
     InvalidArgumentError,
     InvalidKeyError,
+    PermissionDeniedError,
     StoreClosedError,
 )
 from chatstores_kafka import KafkaChatStore
 from tests.backends.kafka_harness import PARTITIONS, KafkaHarness
+from tests.run import PASSWORD
 from tests.servers import wait_until
 from tests.servers.kafka import QUIET, KafkaServer
 from tests.servers.proxy import Proxy
@@ -370,3 +379,39 @@ def test_arguments_that_are_wrong(options, text):
 def test_a_key_that_is_wrong():
     with pytest.raises(InvalidKeyError):
         open_store("kafka://127.0.0.1:1").consume("", "g")
+
+
+def grant(server: KafkaServer, kind: ResourceType, name: str, *operations: AclOperation) -> None:
+    """Allow the server's user to do something with what begins with a name."""
+    user = f"User:{server.login}"
+    allow, begins = AclPermissionType.ALLOW, ResourcePatternType.PREFIXED
+    admin = server.client()
+    bindings = [AclBinding(kind, name, begins, user, "*", one, allow) for one in operations]
+    for done in admin.create_acls(bindings).values():
+        done.result()
+
+
+def test_the_acl_that_it_needs(key):
+    with KafkaServer(security="sasl", password=PASSWORD, acls=True) as server:
+        operations = [AclOperation.READ, AclOperation.WRITE, AclOperation.CREATE]
+        operations.append(AclOperation.DESCRIBE_CONFIGS)
+        grant(server, ResourceType.TOPIC, "chats", *operations)
+        with open_store(f"{server.url}/chats", **server.options) as store:
+            said(store, key, "a")
+            with pytest.raises(PermissionDeniedError) as caught:
+                store.consume(key, "g")
+            assert "it needs the ACL Read on the groups that begin with 'chats.'" in str(
+                caught.value
+            )
+            grant(server, ResourceType.GROUP, "chats.", AclOperation.READ)
+            wait_until("the ACL is known", lambda: allowed(store, key))
+            assert read(store, key, position="beginning") == ["a"]
+            assert read(store, key) == []
+
+
+def allowed(store: KafkaChatStore, key: str) -> bool:
+    try:
+        store.consume(key, "g", position="latest")
+    except PermissionDeniedError:
+        return False
+    return True
