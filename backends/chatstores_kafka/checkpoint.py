@@ -1,8 +1,8 @@
 """Checkpoints: a session in one record, by naming the records whose messages it holds.
 
 What a checkpoint names stays in the log; every other record of the session before it is useless
-and may be removed by a tombstone. The arguments of a checkpoint's record are, compressed, a JSON head, a
-NUL and the columns.
+and may be removed by a tombstone. The arguments of a checkpoint's record are, compressed, a JSON
+head, a NUL and the columns.
 """
 
 from __future__ import annotations

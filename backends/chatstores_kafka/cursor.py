@@ -238,7 +238,7 @@ async def _with_client(
     view, partition, _ = await _place(store, t, key)
 
     def work() -> T:
-        client = view.group_client(_group_id(store, key, group), t.seconds)
+        client = view.clients.group_client(_group_id(store, key, group), t.seconds)
         try:
             return use(client, TopicPartition(view.settings.name, partition))
         except KafkaException as exc:

@@ -39,6 +39,8 @@ from chatstores.store import ChatStore
 from chatstores.transport import run_sync
 from chatstores.types import Capabilities
 from chatstores.url import StoreURL, parse_options
+from chatstores_kafka.attempt import Attempt
+from chatstores_kafka.clients import refused_by_tls
 from chatstores_kafka.place import (
     OPTIONS,
     PORT,
@@ -61,7 +63,7 @@ except ImportError as exc:
 
 from chatstores_kafka import cursor
 from chatstores_kafka.transport import AsyncKafka, SilentError, SyncKafka
-from chatstores_kafka.view import Attempt, View, refused_by_tls
+from chatstores_kafka.view import View
 
 __all__ = ["KafkaChatStore"]
 
@@ -486,7 +488,7 @@ class KafkaChatStore(ChatStore):
                 "brokers' certificates, ssl.certificate.location and ssl.key.location the client's "
                 "own"
             )
-        if code in _DENIED:
+        if code in DENIED:
             return PermissionDeniedError(
                 f"{where} denies this user {reason}: it needs the ACLs Read, Write and "
                 "DescribeConfigs on the topic, and Create to create it"
@@ -520,11 +522,6 @@ def _parts(command: Command) -> list[list[Record]]:
     return parts if len(parts) > 1 else []
 
 
-_DENIED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-}
 _WRONG = {
     KafkaError.INVALID_CONFIG,
     KafkaError.INVALID_PARTITIONS,

@@ -1,0 +1,158 @@
+"""Partition: one partition as this process sees it: how far it was read, and who waits for it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from chatstores.errors import ChatStoreError
+from chatstores_kafka.fold import PartitionFold
+
+__all__ = ["Partition", "fields_of"]
+
+_log = logging.getLogger("chatstores_kafka")
+
+#: Seconds that a partition counts as fresh at least; only tests have a shorter compaction lag.
+_LEAST_LAG = 5.0
+
+
+def fields_of(message: Any) -> tuple[int, int, bytes | None, bytes | None]:
+    """A record as a fold takes it: offset, append time in microseconds, key and value."""
+    return message.offset(), message.timestamp()[1] * 1000, message.key(), message.value()
+
+
+class Partition:
+    """One partition; its view's lock is held around every call.
+
+    Args:
+        number: which.
+        topic: the topic's name.
+        compaction_lag: seconds in which nothing that is written is compacted.
+        fold: its sessions.
+    """
+
+    def __init__(self, number: int, topic: str, compaction_lag: float, fold: PartitionFold) -> None:
+        self.number = number
+        self.topic = topic
+        self.fold = fold
+        #: The offset that comes next.
+        self.position = 0
+        #: Whether an end was reached.
+        self.loaded = False
+        #: Counts how often records may have been missing.
+        self.generation = 0
+        #: Why it cannot be used.
+        self.trouble: Exception | None = None
+        #: Why it may not be read, until it may again.
+        self.denied: KafkaException | None = None
+        #: Who waits for the answer of where the log ends, and who for the next one.
+        self.asking: list[Future[None]] | None = None
+        self.asked_next: list[Future[None]] = []
+        self._lag = max(compaction_lag, _LEAST_LAG)
+        #: When records that come next may begin to be missing, by the monotonic clock.
+        self._fresh_until = 0.0
+        self._waiters: list[tuple[int, float, Future[None]]] = []
+        self._watchers: list[tuple[Callable[[], bool], Future[None]]] = []
+        self._warned = False
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is loaded, and nothing can be missing."""
+        if self.trouble is not None or self.denied is not None:
+            return False
+        return self.loaded and time.monotonic() < self._fresh_until
+
+    def take(self, message: Any) -> bool:
+        """Fold a record; whether it was new."""
+        offset = message.offset()
+        if self.trouble is not None or offset < self.position:
+            return False
+        try:
+            self.fold.take(*fields_of(message))
+        except ChatStoreError as exc:
+            self.fail(exc)
+            return False
+        self.position = offset + 1
+        self.denied = None
+        return True
+
+    def reached(self, asked: float) -> None:
+        """Note that everything was read that stood in the log at a time of the monotonic clock."""
+        if self.loaded and time.monotonic() >= self._fresh_until:
+            self.generation += 1
+        self.loaded = True
+        self.fold.reached_end()
+        self._fresh_until = max(self._fresh_until, asked + self._lag)
+
+    def ended(self, offset: int, asked: float) -> None:
+        """Note that the log ended at an offset, at a time of the monotonic clock."""
+        self.position = max(self.position, offset)
+        self.denied = None
+        self.reached(asked)
+        self.wake()
+
+    def wait(self, futures: Iterable[Future[None]], end: int, asked: float) -> None:
+        """Have futures be done when it was read up to an end that was asked for at a time."""
+        self._waiters += [(end, asked, future) for future in futures]
+        self.wake()
+
+    def watch(self, ready: Callable[[], bool], future: Future[None]) -> None:
+        """Have a future be done when something is so; asked each time that records came."""
+        self._watchers.append((ready, future))
+        self._tell()
+
+    def wake(self) -> None:
+        """Tell those whose wait is over."""
+        waiting = []
+        for waiter in self._waiters:
+            end, asked, future = waiter
+            if self.position >= end:
+                self.reached(asked)
+                future.set_result(None)
+            elif self.denied is not None:
+                future.set_exception(self.denied)
+            else:
+                waiting.append(waiter)
+        self._waiters = waiting
+        self._tell()
+        self._warn()
+
+    def fail(self, error: Exception) -> None:
+        """End every wait, now and later: it cannot be used."""
+        self.trouble = error
+        self.end_waits(error)
+
+    def end_waits(self, error: Exception) -> None:
+        """End every wait."""
+        waiters, self._waiters = self._waiters, []
+        for _, _, future in waiters:
+            future.set_exception(error)
+
+    def _tell(self) -> None:
+        watching = []
+        for watcher in self._watchers:
+            ready, future = watcher
+            if future.cancelled():
+                continue
+            if not ready():
+                watching.append(watcher)
+            elif future.set_running_or_notify_cancel():
+                future.set_result(None)
+        self._watchers = watching
+
+    def _warn(self) -> None:
+        """Say once that another program writes to it."""
+        if self.fold.foreign and not self._warned:
+            self._warned = True
+            _log.warning(
+                "partition %d of the topic %r holds records that chatstores did not write, such "
+                "as that at offset %d: they are left out",
+                self.number,
+                self.topic,
+                self.fold.foreign_offset,
+            )
