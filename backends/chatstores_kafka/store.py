@@ -40,7 +40,7 @@ from chatstores.transport import run_sync
 from chatstores.types import Capabilities
 from chatstores.url import StoreURL, parse_options
 from chatstores_kafka.attempt import Attempt
-from chatstores_kafka.clients import refused_by_tls
+from chatstores_kafka.clients import DENIED, refused_by_tls
 from chatstores_kafka.place import (
     OPTIONS,
     PORT,
