@@ -76,6 +76,7 @@ DENIED = {
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
 }
 
 #: What librdkafka says when nobody answers; what it heard of the connection says more.
@@ -187,8 +188,10 @@ class Clients:
         Raises:
             KafkaException: there is no broker.
         """
-        for client in (self.admin, self.producer):
-            client.list_topics(self._topic, timeout=_REVIVE_SECONDS)
+        # All topics: what the admin client keeps of a single one, that it had no leader say, is not
+        # renewed by asking for that one.
+        self.admin.list_topics(timeout=_REVIVE_SECONDS)
+        self.producer.list_topics(self._topic, timeout=_REVIVE_SECONDS)
 
     def revive_consumer(self) -> None:
         """Have the consumer connect, if there is a broker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Callable, Container
 from typing import NoReturn
@@ -86,7 +87,8 @@ class PartitionFold:
             value: what it says; None for a tombstone.
 
         Raises:
-            BackendMismatchError: a newer version wrote it, or the topic had other partitions.
+            BackendMismatchError: a newer version wrote it, the topic had other partitions, or it is
+                ours and not readable.
         """
         if value is None:
             self._bury(key)
@@ -102,29 +104,29 @@ class PartitionFold:
         token = int.from_bytes(key, "little")
         start = HEAD.size + length
         name = value[HEAD.size : start]
-        state = self.states.get(name) or self.state(name)
-        state.offsets.append(offset)
-        state.tokens.append(token)
-        if (
-            kind == _APPEND
-            and count == 1
-            and expected < 0
-            and not retry
-            and seen >= state.remembered.floor
-        ):
-            id_length, _ = LENGTHS.unpack_from(value, start)
-            middle = start + LENGTHS.size + id_length
-            record = Record(value[start + LENGTHS.size : middle].decode(), value[middle:])
-            done = state.append_one(number, record, None if ttl < 0 else ttl, offset, now)
-            if done is not None:
-                if number in self._waiting:
-                    self._answer(number, Outcome(done, 1))
-                return
         try:
+            state = self.states.get(name) or self.state(name)
+            state.offsets.append(offset)
+            state.tokens.append(token)
+            if (
+                kind == _APPEND
+                and count == 1
+                and expected < 0
+                and not retry
+                and seen >= state.remembered.floor
+            ):
+                id_length, _ = LENGTHS.unpack_from(value, start)
+                middle = start + LENGTHS.size + id_length
+                record = Record(value[start + LENGTHS.size : middle].decode(), value[middle:])
+                done = state.append_one(number, record, None if ttl < 0 else ttl, offset, now)
+                if done is not None:
+                    if number in self._waiting:
+                        self._answer(number, Outcome(done, 1))
+                    return
             self._take(state, name, RecordHead(*head), token, offset, now, value[start:])
-        except ValueError as exc:
+        except (ValueError, KeyError, TypeError, struct.error) as exc:
             raise BackendMismatchError(
-                f"{self._at(offset)} is a record of chatstores that is not readable: {exc}"
+                f"{self._at(offset)} is a record of chatstores that is not readable: {exc!r}"
             ) from None
 
     def reached_end(self) -> None:

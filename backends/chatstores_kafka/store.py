@@ -386,11 +386,13 @@ class KafkaChatStore(ChatStore):
             with view.lock:
                 state = view.state(partition, name)
                 outcome = state.remembered.get(command.id) if state is not None else None
+        unsettled = outcome is None and verdict.sure
+        if unsettled and attempt.generation == view.generation(partition):
+            view.anew(attempt, partition, name)
+            raise Busy(f"{REMEMBERED} and more other writes came before this one")
         view.settled(command.id, partition, name)
         if outcome is not None:
             return outcome
-        if verdict.sure and attempt.generation == view.generation(partition):
-            raise Busy(f"{REMEMBERED} and more other writes came before this one")
         return Outcome(0, refusal="unknown")
 
     def _unreadable(

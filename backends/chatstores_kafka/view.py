@@ -396,8 +396,8 @@ class View:
                     elif error.code() == KafkaError._PARTITION_EOF:
                         fold.reached_end()
                         return fold
-                    else:
-                        raise KafkaException(error)
+                    elif error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # it is in none
+                        raise KafkaException(named(error, "Read", self.settings.name))
         finally:
             consumer.close()
 
@@ -428,6 +428,19 @@ class View:
             elif attempt.generation == part.generation and attempt.verdict is None:
                 attempt.seen = seen  # every record up to here was looked at
             return attempt
+
+    def anew(self, attempt: Attempt, partition: int, name: bytes) -> None:
+        """Have a command that was refused, and so never ran, begin anew.
+
+        Args:
+            attempt: the command; every record up to here was looked at for it.
+            partition: where it goes.
+            name: its session's.
+        """
+        with self.lock:
+            state = self.state(partition, name)
+            attempt.seen = -1 if state is None else state.mark
+            attempt.verdict = None
 
     def settled(self, number: int, partition: int, name: bytes) -> None:
         """Forget a command that is done, and see whether its session is to be cleaned up."""
