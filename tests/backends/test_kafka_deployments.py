@@ -731,11 +731,10 @@ def test_ipv6(topic: str) -> None:
     except OSError:
         pytest.skip("this machine has no IPv6")
     server = KafkaServer()
-    own = {"controller": server.controller_port, "direct": server.direct_port}
+    told = f"CLIENTS://[::1]:{server.port},DIRECT://{server.direct}"
     server.settings = {
-        "listeners": f"CLIENTS://[::1]:{server.port},DIRECT://127.0.0.1:{own['direct']},"
-        f"CONTROLLER://127.0.0.1:{own['controller']}",
-        "advertised.listeners": f"CLIENTS://[::1]:{server.port},DIRECT://127.0.0.1:{own['direct']}",
+        "listeners": f"{told},CONTROLLER://127.0.0.1:{server.controller_port}",
+        "advertised.listeners": told,
     }
     with server:
         store = open_store(f"kafka://[::1]:{server.port}/{topic}?partitions=2")
@@ -874,8 +873,7 @@ def test_wrong_options_from_python(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_options_of_librdkafka_reach_it(server: KafkaServer, topic: str) -> None:
-    options = {"compression.type": "zstd", "linger.ms": 1, "client.id": "mine", "debug": ""}
-    del options["debug"]
+    options = {"compression.type": "zstd", "linger.ms": 1, "client.id": "mine"}
     store = open_store(f"{server.url}/{topic}", partitions=1, **options)
     add(store, "x" * 100_000)
     store.close()
