@@ -186,28 +186,28 @@ class Cleaner:
         for future in futures:
             future.result(_SECONDS)
 
-    def sweep(self, partition: int, namespace: str) -> None:
+    def sweep(self, namespace: str) -> None:
         """Remove what nothing needs of a namespace, whoever left it there.
 
-        Reads the partition from its beginning, into a fold of its own.
+        Reads the log from its beginning, a partition after another, into folds of its own.
 
         Raises:
             KafkaException: the brokers did not answer, or did not take a record.
             FutureTimeoutError: they did not answer.
         """
-        prefix = namespace.encode() + b"\0"
-        with self._view.lock:
-            fold = self._view.partition_fold(partition)
-            wasted = [
-                name
-                for name, state in fold.states.items()
-                if name.startswith(prefix) and state.waste > 0
-            ]
-        for name in wasted:
-            self.clean(partition, name)
-        whole = self._view.read_whole(partition, _SECONDS)
-        states = [state for name, state in whole.states.items() if name.startswith(prefix)]
-        self.bury(partition, leftovers(states, now_us()))
+        view, prefix = self._view, namespace.encode() + b"\0"
+        for partition in range(view.topic.partitions):
+            with view.lock:
+                wasted = [
+                    name
+                    for name, state in view.partition_fold(partition).states.items()
+                    if name.startswith(prefix) and state.waste > 0
+                ]
+            for name in wasted:
+                self.clean(partition, name)
+        for partition, fold in view.read_whole(_SECONDS):
+            states = [state for name, state in fold.states.items() if name.startswith(prefix)]
+            self.bury(partition, leftovers(states, now_us()))
 
     def _run(self) -> None:
         while (due := self._due.get()) is not None:

@@ -6,14 +6,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from chatstores.errors import InvalidURLError
-from chatstores.registry import missing
-from chatstores.url import StoreURL, nearest, parse_duration, parse_int, parse_url, refused
+from confluent_kafka import KafkaException, Producer
 
-try:
-    from confluent_kafka import KafkaException, Producer
-except ImportError as exc:
-    raise missing("confluent_kafka", "kafka") from exc
+from chatstores.errors import InvalidURLError
+from chatstores.url import StoreURL, nearest, parse_duration, parse_int, parse_url, refused
 
 __all__ = [
     "OPTIONS",

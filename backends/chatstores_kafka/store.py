@@ -10,6 +10,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
+from confluent_kafka import KafkaError, KafkaException
+
 from chatstores.codec import Unreadable, decode_one
 from chatstores.errors import (
     AuthenticationError,
@@ -21,7 +23,6 @@ from chatstores.errors import (
 )
 from chatstores.message import ChatMessage
 from chatstores.operations import KeyPage, RecentPage
-from chatstores.registry import missing
 from chatstores.retry import Busy, NotDone
 from chatstores.state import (
     Append,
@@ -39,6 +40,7 @@ from chatstores.store import ChatStore
 from chatstores.transport import run_sync
 from chatstores.types import Capabilities
 from chatstores.url import StoreURL, parse_options
+from chatstores_kafka import cursor
 from chatstores_kafka.attempt import Attempt
 from chatstores_kafka.clients import DENIED, refused_by_tls
 from chatstores_kafka.place import (
@@ -55,13 +57,6 @@ from chatstores_kafka.place import (
 from chatstores_kafka.record import Kind, encode_command, encode_value, name_of, size_of
 from chatstores_kafka.state import REMEMBERED
 from chatstores_kafka.topic import MAX_RECORD_BYTES, TopicSettings, setup_script
-
-try:
-    from confluent_kafka import KafkaError, KafkaException
-except ImportError as exc:
-    raise missing("confluent_kafka", "kafka") from exc
-
-from chatstores_kafka import cursor
 from chatstores_kafka.transport import AsyncKafka, SilentError, SyncKafka
 from chatstores_kafka.view import View
 
@@ -462,8 +457,7 @@ class KafkaChatStore(ChatStore):
             number = int.from_bytes(os.urandom(8), "big")
             outcome = await self._commit(t, key, Command(number, Delete("oldest", 0)))
             purged += outcome.version == 0
-        for partition in range(view.topic.partitions):
-            await t.offload(view.cleaner.sweep, partition, self._namespace)
+        await t.offload(view.cleaner.sweep, self._namespace)
         return purged
 
     async def _setup(self, t: KafkaTransport) -> None:

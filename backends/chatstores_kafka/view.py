@@ -12,13 +12,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
     KafkaError,
     KafkaException,
     TopicPartition,
@@ -371,35 +371,44 @@ class View:
             self._partition(partition).watch(ready, future)
         return future
 
-    def read_whole(self, partition: int, seconds: float) -> PartitionFold:
-        """A partition folded anew from its beginning to its end, by a consumer of its own.
+    def read_whole(self, seconds: float) -> Iterator[tuple[int, PartitionFold]]:
+        """Each partition folded anew from its beginning to its end, one after another.
 
         Args:
-            partition: which.
             seconds: how long nothing may come.
 
         Raises:
             KafkaException: the brokers did not answer.
         """
-        fold = PartitionFold(Fold(), partition, self.topic.partitions, (), lambda *_: None)
+        numbers = range(self.topic.partitions)
+        places = [TopicPartition(self.settings.name, number) for number in numbers]
+        earliest = self.clients.admin.list_offsets(
+            dict.fromkeys(places, EARLIEST), request_timeout=seconds
+        )
         consumer = self.clients.reader()
         try:
-            consumer.assign([TopicPartition(self.settings.name, partition, OFFSET_BEGINNING)])
-            while True:
-                messages = consumer.consume(1, seconds) + consumer.consume(_BATCH, 0)
-                if not messages:
-                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-                for message in messages:
-                    error = message.error()
-                    if error is None:
-                        fold.take(*fields_of(message))
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        fold.reached_end()
-                        return fold
-                    elif error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # it is in none
-                        raise KafkaException(named(error, "Read", self.settings.name))
+            for place in places:
+                place.offset = earliest[place].result().offset
+                consumer.assign([place])
+                yield place.partition, self._read_to_end(consumer, place.partition, seconds)
         finally:
             consumer.close()
+
+    def _read_to_end(self, consumer: Consumer, partition: int, seconds: float) -> PartitionFold:
+        fold = PartitionFold(Fold(), partition, self.topic.partitions, (), lambda *_: None)
+        while True:
+            messages = consumer.consume(1, seconds) + consumer.consume(_BATCH, 0)
+            if not messages:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    fold.take(*fields_of(message))
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    fold.reached_end()
+                    return fold
+                elif error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # it is in none
+                    raise KafkaException(named(error, "Read", self.settings.name))
 
     # Writing
 
