@@ -3,7 +3,7 @@
 from chatstores.registry import missing
 
 try:
-    import confluent_kafka as _  # once for all modules of this package
+    import confluent_kafka  # noqa: F401 - once for all modules of this package
 except ImportError as exc:
     raise missing("confluent_kafka", "kafka") from exc
 
