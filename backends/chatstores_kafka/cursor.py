@@ -185,6 +185,8 @@ async def _wait(
     try:
         await t.within(seconds).wait(came)
     except SilentError:
+        pass
+    finally:
         came.cancel()
 
 

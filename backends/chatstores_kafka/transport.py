@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -112,15 +113,12 @@ class AsyncKafka(AsyncTransport):
     async def wait(self, future: Future[T], progress: Callable[[], int] | None = None) -> T:
         """A future's result; see `SyncKafka.wait`."""
         before = progress() if progress else 0
-        while True:
-            try:
-                async with asyncio.timeout(self.seconds):
-                    return await asyncio.wrap_future(future)
-            except TimeoutError:
-                now = progress() if progress else 0
-                if now == before:
-                    raise SilentError(f"nothing came for {self.seconds:.3g} s") from None
-                before = now
+        while not await _is_done(future, self.seconds):
+            now = progress() if progress else 0
+            if now == before:
+                raise SilentError(f"nothing came for {self.seconds:.3g} s")
+            before = now
+        return future.result()
 
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """Call the function on a thread, which the transport's copies share."""
@@ -130,3 +128,28 @@ class AsyncKafka(AsyncTransport):
         """Give the view back."""
         await self.offload(self._holder.release)
         await super().close()
+
+
+async def _is_done(future: Future[Any], seconds: float) -> bool:
+    """Wait for a future of another thread; whether it is done.
+
+    As `asyncio.wrap_future` within `asyncio.timeout`, which takes half as long again.
+    """
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def release() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def done(_: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
+            loop.call_soon_threadsafe(release)
+
+    future.add_done_callback(done)
+    timer = loop.call_later(seconds, release)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+    return future.done()

@@ -14,15 +14,15 @@ from confluent_kafka import Producer
 
 from chatstores.conformance import Borrowed, Counted, Harness, NotThere
 from chatstores.state import Command, Edit, Record
-from chatstores_kafka.record import encode_command, name_of
-from tests.servers.kafka import QUIET, KafkaServer, produces
+from chatstores_kafka.record import FORMAT, MAGIC, Kind, encode_command, name_of
+from tests.servers.kafka import QUIET, KafkaServer
 from tests.servers.proxy import Proxy, Since
 
 __all__ = ["PARTITIONS", "KafkaHarness"]
 
 PARTITIONS = 4
-#: What the store's producer has for request.timeout.ms.
-_REQUEST_MS = 10_000
+#: What the records of commands begin with; what the store tidies up behind them begins otherwise.
+_COMMANDS = [bytes([MAGIC, FORMAT, kind]) for kind in Kind if kind < Kind.PART]
 _topics = count()
 
 
@@ -88,7 +88,7 @@ class KafkaHarness(Harness):
 
     @contextmanager
     def dropped_replies(self, n: int) -> Iterator[Counted]:
-        self._proxy.drop_replies(n, produces(_REQUEST_MS))
+        self._proxy.drop_replies(n, *_COMMANDS)
         try:
             yield Since([self._proxy], "dropped")
         finally:
