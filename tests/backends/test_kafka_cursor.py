@@ -226,7 +226,7 @@ def waiters(store: KafkaChatStore, key: str, count: int) -> None:
     parts = store._transports.sync().view()._partitions
 
     def done() -> bool:
-        return sum(len(part.watchers) for part in parts.values()) == count
+        return sum(len(part._watchers) for part in parts.values()) == count
 
     wait_until(f"{count} wait", done)
 
