@@ -73,12 +73,11 @@ class Partition:
         if self.trouble is not None or offset < self.position:
             return False
         try:
-            self.fold.take(*fields_of(message))
+            self.fold.take(offset, message.timestamp()[1] * 1000, message.key(), message.value())
         except ChatStoreError as exc:
             self.fail(exc)
             return False
         self.position = offset + 1
-        self.denied = None
         return True
 
     def reached(self, asked: float) -> None:

@@ -345,7 +345,7 @@ class KafkaChatStore(ChatStore):
         value: bytes,
     ) -> int:
         """Send a record and wait for its future; its token."""
-        token = os.urandom(8)
+        token = view.new_token()
         try:
             future = put(partition, token, value)
         except BufferError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -98,6 +99,9 @@ class AsyncKafka(AsyncTransport):
         super().__init__()
         self._holder = _Holder(config, settings)
         self._original = self
+        self._loop = asyncio.get_running_loop()
+        self._ready: deque[asyncio.Future[None]] = deque()
+        self._posted = False
         self.seconds = seconds
 
     def within(self, seconds: float) -> Self:
@@ -113,12 +117,40 @@ class AsyncKafka(AsyncTransport):
     async def wait(self, future: Future[T], progress: Callable[[], int] | None = None) -> T:
         """A future's result; see `SyncKafka.wait`."""
         before = progress() if progress else 0
-        while not await _is_done(future, self.seconds):
+        while not await self._original._is_done(future, self.seconds):
             now = progress() if progress else 0
             if now == before:
                 raise SilentError(f"nothing came for {self.seconds:.3g} s")
             before = now
         return future.result()
+
+    async def _is_done(self, future: Future[Any], seconds: float) -> bool:
+        """Wait for a future of another thread; whether it is done.
+
+        As `asyncio.wrap_future` within `asyncio.timeout`, but that futures which are done at the
+        same moment wake the loop once.
+        """
+        waiter = self._loop.create_future()
+        future.add_done_callback(lambda _: self._post(waiter))
+        timer = self._loop.call_later(seconds, _release, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+        return future.done()
+
+    def _post(self, waiter: asyncio.Future[None]) -> None:
+        """From any thread: have the loop release a waiter."""
+        self._ready.append(waiter)
+        if not self._posted:
+            self._posted = True
+            with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
+                self._loop.call_soon_threadsafe(self._release_all)
+
+    def _release_all(self) -> None:
+        self._posted = False
+        while self._ready:
+            _release(self._ready.popleft())
 
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """Call the function on a thread, which the transport's copies share."""
@@ -130,26 +162,6 @@ class AsyncKafka(AsyncTransport):
         await super().close()
 
 
-async def _is_done(future: Future[Any], seconds: float) -> bool:
-    """Wait for a future of another thread; whether it is done.
-
-    As `asyncio.wrap_future` within `asyncio.timeout`, which takes half as long again.
-    """
-    loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-
-    def release() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def done(_: Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
-            loop.call_soon_threadsafe(release)
-
-    future.add_done_callback(done)
-    timer = loop.call_later(seconds, release)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
-    return future.done()
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

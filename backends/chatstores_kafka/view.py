@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from itertools import count
 from typing import Any
 
 from confluent_kafka import (
@@ -60,6 +61,8 @@ _TICK = 0.05
 _ASK_SECONDS = 2.0
 #: Seconds after which it is looked whether the topic is the one that was opened, if it is used.
 _LOOK_SECONDS = 2.0
+#: Tokens are numbers of 8 bytes, counted up from a random one.
+_TOKENS = 2**64 - 1
 #: How many records are taken from the consumer at once.
 _BATCH = 2000
 #: What a consumer says whose place in the log is gone.
@@ -98,6 +101,9 @@ class View:
         #: Something was not answered: whatever connection is down is wanted again now.
         self._missed = threading.Event()
         self._look_again = False
+        #: What the brokers said of records, and who is to be told.
+        self._reports: list[tuple[KafkaError | None, Any, Callable[[KafkaError | None], None]]] = []
+        self._tokens = count(int.from_bytes(os.urandom(8), "little"))
         self._closing = False
         self._threads: list[threading.Thread] = []
 
@@ -463,6 +469,10 @@ class View:
             for number in [n for n, attempt in self._attempts.items() if attempt.began < old]:
                 del self._attempts[number]
 
+    def new_token(self) -> bytes:
+        """A key for a record: no other record of the topic has it."""
+        return (next(self._tokens) & _TOKENS).to_bytes(8, "little")
+
     def put(self, partition: int, token: bytes, value: bytes | None) -> Future[None]:
         """Send a record; done when it is acknowledged.
 
@@ -497,7 +507,7 @@ class View:
         told: Callable[[KafkaError | None], None],
     ) -> None:
         def delivered(error: KafkaError | None, message: Any) -> None:
-            self._delivered(error, message, told)
+            self._reports.append((error, message, told))
 
         try:
             self.clients.producer.produce(
@@ -506,28 +516,40 @@ class View:
         except KafkaException as exc:  # what librdkafka knows without asking
             delivered(exc.args[0], None)
 
-    def _delivered(
-        self, error: KafkaError | None, message: Any, told: Callable[[KafkaError | None], None]
-    ) -> None:
-        if error is None:
-            self._fold_own(message)
-            told(None)
-        else:
-            told(named(error, "Write", self.settings.name))
+    def _settle(self) -> None:
+        """Act on what the brokers said of records: once for all that came together.
 
-    def _fold_own(self, message: Any) -> None:
+        The callbacks themselves only note it: each of them takes the interpreter's lock from the
+        threads that write.
+        """
+        reports, self._reports = self._reports, []
+        with self.lock:
+            touched = set()
+            for error, message, told in reports:
+                if error is not None:
+                    told(named(error, "Write", self.settings.name))
+                    continue
+                part = self._fold_own(message)
+                if part is not None:
+                    touched.add(part)
+                told(None)
+            for part in touched:
+                part.wake()
+
+    def _fold_own(self, message: Any) -> Partition | None:
         """Fold an acknowledged record of our own at once, if all before it is folded.
 
         The broker has said where it stands and when it was appended; the consumer, which is later,
         then passes over it.
         """
-        kind, _ = message.timestamp()
-        with self.lock:
-            part = self._partitions.get(message.partition())
-            if part is None or kind != TIMESTAMP_LOG_APPEND_TIME:
-                return
-            if message.offset() == part.position and part.take(message):
-                part.wake()
+        part = self._partitions.get(message.partition())
+        if (
+            part is None
+            or message.offset() != part.position
+            or message.timestamp()[0] != TIMESTAMP_LOG_APPEND_TIME
+        ):
+            return None
+        return part if part.take(message) else None
 
     def _acknowledge(self, attempt: Attempt, error: KafkaError | None) -> None:
         if error is not None:
@@ -555,6 +577,8 @@ class View:
     def _serve(self) -> None:
         while not self._closing:
             self.clients.producer.poll(_TICK)
+            if self._reports:
+                self._settle()
             now = time.monotonic()
             if now >= self._next_look:
                 self._next_look = now + _LOOK_SECONDS
@@ -592,8 +616,10 @@ class View:
                     part = partitions.get(message.partition())  # type: ignore[arg-type]
                     if error is not None:
                         self._note(part, offset, error)
-                    elif part is not None and part.take(message):
-                        touched.add(part)
+                    elif part is not None:
+                        part.denied = None
+                        if part.take(message):
+                            touched.add(part)
                 for part in touched:
                     part.wake()
 
