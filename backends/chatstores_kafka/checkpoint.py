@@ -94,7 +94,7 @@ def decode_checkpoint(arguments: bytes) -> Checkpoint:
 
 def take_checkpoint(
     state: LoggedState, checkpoint: Checkpoint, upto: int, offset: int, *, whole: bool
-) -> list[int] | None:
+) -> bool:
     """Make a session what a checkpoint says, if no command came after what it holds.
 
     Args:
@@ -106,19 +106,18 @@ def take_checkpoint(
             is the answer to a command that comes again.
 
     Returns:
-        The sources of messages that are not there; None if it is not effective.
+        Whether it was effective. A message whose record is not in the log any more reads as
+        ``GONE``, which is no message.
     """
     if state.mark > upto:
-        return None
+        return False
     head, (sources, ordinals, ids, offsets, versions, added) = checkpoint
-    missing = []
     if sources != state.sources:
         found = state.rows_by_source()
         rows = []
         for source in sources:
             record = found.get(source)
             if record is None:
-                missing.append(source)
                 record = Record(f"gone {source}", GONE)
             rows.append(record)
         state.ids = [row.id for row in rows]
@@ -152,7 +151,7 @@ def take_checkpoint(
     state.shed = {}
     state.parts = {}
     state.newest = None
-    return missing
+    return True
 
 
 def _little(column: array[int]) -> bytes:

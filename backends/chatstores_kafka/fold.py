@@ -202,8 +202,7 @@ class PartitionFold:
     ) -> None:
         checkpoint = decode_checkpoint(body)
         whole = self.dead is None
-        missing = take_checkpoint(state, checkpoint, head.seen, offset, whole=whole)
-        if missing is None:
+        if not take_checkpoint(state, checkpoint, head.seen, offset, whole=whole):
             if token in self.useless:
                 self.useless[token] = []
             return

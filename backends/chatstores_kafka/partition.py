@@ -73,7 +73,7 @@ class Partition:
         if self.trouble is not None or offset < self.position:
             return False
         try:
-            self.fold.take(offset, message.timestamp()[1] * 1000, message.key(), message.value())
+            self.fold.take(*fields_of(message))
         except ChatStoreError as exc:
             self.fail(exc)
             return False

@@ -267,7 +267,11 @@ class KafkaChatStore(ChatStore):
     ) -> None:
         """Return when a partition can answer."""
         if linearizable or not view.is_fresh(partition):
-            await t.wait(view.caught_up(partition), partial(view.position, partition))
+            await self._caught_up(t, view, partition)
+
+    async def _caught_up(self, t: KafkaTransport, view: View, partition: int) -> None:
+        """Return when all is folded that stands in a partition now."""
+        await t.wait(view.caught_up(partition), partial(view.position, partition))
 
     async def _all_loaded(self, t: KafkaTransport) -> View:
         """Return when all partitions can answer."""
@@ -377,7 +381,7 @@ class KafkaChatStore(ChatStore):
         outcome = verdict.outcome
         if not verdict.sure:
             # Records before it may have been missing; what comes up to the end has all of them.
-            await t.wait(view.caught_up(partition), partial(view.position, partition))
+            await self._caught_up(t, view, partition)
             with view.lock:
                 state = view.state(partition, name)
                 outcome = state.remembered.get(command.id) if state is not None else None

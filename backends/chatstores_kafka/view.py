@@ -430,8 +430,7 @@ class View:
         with self.lock:
             attempt = self._attempts.get(number)
             part = self._partitions[partition]
-            state = part.fold.states.get(name)
-            seen = -1 if state is None else state.mark
+            seen = self._seen(partition, name)
             if attempt is None:
                 self._forget_attempts()
                 if command.age:  # begun, and not here: nobody has looked for it since
@@ -453,9 +452,13 @@ class View:
             name: its session's.
         """
         with self.lock:
-            state = self.state(partition, name)
-            attempt.seen = -1 if state is None else state.mark
+            attempt.seen = self._seen(partition, name)
             attempt.verdict = None
+
+    def _seen(self, partition: int, name: bytes) -> int:
+        """The offset of a session's last command that was folded; -1 if there is none."""
+        state = self.state(partition, name)
+        return -1 if state is None else state.mark
 
     def settled(self, number: int, partition: int, name: bytes) -> None:
         """Forget a command that is done, and see whether its session is to be cleaned up."""
