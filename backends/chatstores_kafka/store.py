@@ -151,7 +151,6 @@ class KafkaChatStore(ChatStore):
             values.pop("partitions"),
             values.pop("replication_factor", -1),
             round(values.pop("compaction_lag") * 1000),
-            None,
         )
         check_driver_options(values)
         hosts = parse_hosts(servers)

@@ -52,26 +52,21 @@ class TopicSettings(NamedTuple):
         partitions: how many, if it is created.
         replication_factor: how many copies, if it is created; -1: the broker's default.
         compaction_lag: milliseconds in which nothing that is written is compacted.
-        retention: milliseconds after which the log is cut off, or None.
     """
 
     name: str
     partitions: int
     replication_factor: int
     compaction_lag: int
-    retention: int | None
 
     def config(self) -> dict[str, str]:
         """The topic's configuration."""
-        config = {
-            "cleanup.policy": "compact" if self.retention is None else "compact,delete",
+        return {
+            "cleanup.policy": "compact",
             "max.message.bytes": str(MAX_RECORD_BYTES),
             "message.timestamp.type": "LogAppendTime",
             "min.compaction.lag.ms": str(self.compaction_lag),
         }
-        if self.retention is not None:
-            config["retention.ms"] = str(self.retention)
-        return config
 
 
 class Topic(NamedTuple):
@@ -243,12 +238,10 @@ def _config(admin: AdminClient, name: str, answer: Answer, seconds: float) -> di
 def _check(settings: TopicSettings, config: Mapping[str, str]) -> None:
     wanted = settings.config()
     wrong = []
-    policy = config.get("cleanup.policy", "")
-    if set(policy.split(",")) != set(wanted["cleanup.policy"].split(",")):
-        wrong.append(f"cleanup.policy is {policy}, not {wanted['cleanup.policy']}")
-    stamp = config.get("message.timestamp.type")
-    if stamp != "LogAppendTime":
-        wrong.append(f"message.timestamp.type is {stamp}, not LogAppendTime")
+    for name in ("cleanup.policy", "message.timestamp.type"):
+        found = config.get(name)
+        if found != wanted[name]:
+            wrong.append(f"{name} is {found}, not {wanted[name]}")
     for name in ("max.message.bytes", "min.compaction.lag.ms"):
         if int(config.get(name, 0)) < int(wanted[name]):
             wrong.append(f"{name} is {config.get(name)}, not {wanted[name]} or more")

@@ -12,21 +12,20 @@ from urllib.parse import urlencode
 
 from confluent_kafka import Producer
 
-from chatstores.conformance import Borrowed, Counted, Harness, NotThere
+from chatstores.conformance import Borrowed, Harness, NotThere
 from chatstores.state import Command, Edit, Record
 from chatstores_kafka.record import FORMAT, MAGIC, Kind, encode_command, name_of
+from tests.backends.proxied_harness import ProxiedHarness
 from tests.servers.kafka import QUIET, KafkaServer
-from tests.servers.proxy import Proxy, Since
+from tests.servers.proxy import Proxy
 
 __all__ = ["PARTITIONS", "KafkaHarness"]
 
 PARTITIONS = 4
-#: What the records of commands begin with; what the store tidies up behind them begins otherwise.
-_COMMANDS = [bytes([MAGIC, FORMAT, kind]) for kind in Kind if kind < Kind.PART]
 _topics = count()
 
 
-class KafkaHarness(Harness):
+class KafkaHarness(ProxiedHarness):
     """Reaches the broker through the proxy, and its data directly.
 
     Args:
@@ -36,12 +35,13 @@ class KafkaHarness(Harness):
     """
 
     name = "kafka"
-    throwaway = True
     driver = "confluent_kafka"
+    # What the store tidies up behind its commands begins otherwise.
+    writes = tuple(bytes([MAGIC, FORMAT, kind]) for kind in Kind if kind < Kind.PART)
 
     def __init__(self, server: KafkaServer, proxy: Proxy, topic: str = "chatstores") -> None:
         query = urlencode({"partitions": PARTITIONS, **server.options})
-        super().__init__(f"{server.url}/{topic}?{query}")
+        super().__init__(f"{server.url}/{topic}?{query}", [proxy])
         self._server = server
         self._proxy = proxy
         self._topic = topic
@@ -69,34 +69,6 @@ class KafkaHarness(Harness):
 
     def restart(self) -> None:
         self._server.restart()
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        self._proxy.refuse()
-        try:
-            yield
-        finally:
-            self._proxy.refuse(False)
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        self._proxy.silence()
-        try:
-            yield
-        finally:
-            self._proxy.silence(False)
-
-    @contextmanager
-    def dropped_replies(self, n: int) -> Iterator[Counted]:
-        self._proxy.drop_replies(n, *_COMMANDS)
-        try:
-            yield Since([self._proxy], "dropped")
-        finally:
-            self._proxy.drop_replies(0)
-
-    @contextmanager
-    def received(self) -> Iterator[Counted]:
-        yield Since([self._proxy], "received")
 
     def contended(self, namespace: str, key: str) -> Any:
         raise NotThere("the log has one order: no write loses to another")

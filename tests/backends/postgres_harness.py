@@ -10,15 +10,16 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from chatstores.conformance import Borrowed, Counted, Harness
+from chatstores.conformance import Borrowed, Harness
 from chatstores_sql import PostgresChatStore
+from tests.backends.proxied_harness import ProxiedHarness
 from tests.servers.postgres import PostgresServer
-from tests.servers.proxy import Proxy, Since
+from tests.servers.proxy import Proxy
 
 __all__ = ["PostgresHarness"]
 
 
-class PostgresHarness(Harness):
+class PostgresHarness(ProxiedHarness):
     """Reaches the server through the proxy, and its data directly.
 
     Args:
@@ -28,8 +29,8 @@ class PostgresHarness(Harness):
         options: of every store.
     """
 
-    throwaway = True
     driver = "psycopg"
+    writes = (b"COMMIT\0", b'"v":1,', b'\\"v\\":1,')
 
     def __init__(
         self, server: PostgresServer, proxy: Proxy, schema: str | None = None, **options: Any
@@ -37,7 +38,7 @@ class PostgresHarness(Harness):
         # After an outage all calls connect at once, and a login takes both sides milliseconds of
         # computing: with a timeout of half a second, ten at once are too many for a busy machine.
         url = f"{proxy.url(server.url)}?pool_size=4"
-        super().__init__(f"{url}&schema={schema}" if schema else url, **options)
+        super().__init__(f"{url}&schema={schema}" if schema else url, [proxy], **options)
         self._server = server
         self._proxy = proxy
         self._tables = f"{schema or 'public'}.chatstores_"
@@ -61,34 +62,6 @@ class PostgresHarness(Harness):
 
     def restart(self) -> None:
         self._server.restart()
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        self._proxy.refuse()
-        try:
-            yield
-        finally:
-            self._proxy.refuse(False)
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        self._proxy.silence()
-        try:
-            yield
-        finally:
-            self._proxy.silence(False)
-
-    @contextmanager
-    def dropped_replies(self, n: int) -> Iterator[Counted]:
-        self._proxy.drop_replies(n, b"COMMIT\0", b'"v":1,', b'\\"v\\":1,')
-        try:
-            yield Since([self._proxy], "dropped")
-        finally:
-            self._proxy.drop_replies(0)
-
-    @contextmanager
-    def received(self) -> Iterator[Counted]:
-        yield Since([self._proxy], "received")
 
     @contextmanager
     def contended(self, namespace: str, key: str) -> Iterator[None]:

@@ -11,7 +11,8 @@ import redis
 
 from chatstores.conformance import Borrowed, Harness, NotThere
 from chatstores_redis import RedisChatStore
-from tests.servers.proxy import Proxy, Since
+from tests.backends.proxied_harness import ProxiedHarness
+from tests.servers.proxy import Proxy
 
 __all__ = ["RedisHarness", "bucket"]
 
@@ -21,7 +22,7 @@ def bucket(namespace: str, key: str) -> bytes:
     return f"chatstores:{{{namespace}:{zlib.crc32(key.encode()) & 0xFF:02x}}}".encode()
 
 
-class RedisHarness(Harness):
+class RedisHarness(ProxiedHarness):
     """Reaches the servers through the proxies, and their data directly.
 
     Args:
@@ -32,9 +33,9 @@ class RedisHarness(Harness):
         clients: makes a client of the caller's own, sync and async.
     """
 
-    throwaway = True
     needs_setup = False
     driver = "redis"
+    writes = (b"EVALSHA",)
 
     def __init__(
         self,
@@ -45,8 +46,7 @@ class RedisHarness(Harness):
         restart: Callable[[], None],
         clients: tuple[Callable[[], Any], Callable[[], Any]],
     ) -> None:
-        super().__init__(url)
-        self._proxies = proxies
+        super().__init__(url, proxies)
         self._direct = direct
         self._restart = restart
         self._clients = clients
@@ -64,40 +64,6 @@ class RedisHarness(Harness):
 
     def restart(self) -> None:
         self._restart()
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        for proxy in self._proxies:
-            proxy.refuse()
-        try:
-            yield
-        finally:
-            for proxy in self._proxies:
-                proxy.refuse(False)
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        for proxy in self._proxies:
-            proxy.silence()
-        try:
-            yield
-        finally:
-            for proxy in self._proxies:
-                proxy.silence(False)
-
-    @contextmanager
-    def dropped_replies(self, n: int) -> Iterator[Since]:
-        for proxy in self._proxies:  # a session is on one of them
-            proxy.drop_replies(n, b"EVALSHA")
-        try:
-            yield Since(self._proxies, "dropped")
-        finally:
-            for proxy in self._proxies:
-                proxy.drop_replies(0)
-
-    @contextmanager
-    def received(self) -> Iterator[Since]:
-        yield Since(self._proxies, "received")
 
     def contended(self, namespace: str, key: str) -> None:
         raise NotThere("Redis runs one script after another: no write loses to another")

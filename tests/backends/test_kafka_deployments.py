@@ -148,7 +148,7 @@ def refused(url: str, **options: Any) -> str:
 
 def create(server: KafkaServer, topic: str, **config: str) -> None:
     """Create a topic as the store would, but for some of its settings."""
-    settings = {**TopicSettings(topic, 2, 1, 3_600_000, None).config(), **config}
+    settings = {**TopicSettings(topic, 2, 1, 3_600_000).config(), **config}
     new = NewTopic(topic, 2, 1, config=settings)
     admin = server.client()
     admin.create_topics([new])[topic].result(timeout=10)
@@ -474,7 +474,7 @@ def test_a_topic_with_other_settings(
     create(server, topic, **{name: value})
     text = error_of(form, BackendMismatchError, url_of(server, topic))
     assert text == f"the topic '{topic}' is not what chatstores needs: {what}"
-    alter(server, topic, name, TopicSettings(topic, 2, 1, 3_600_000, None).config()[name])
+    alter(server, topic, name, TopicSettings(topic, 2, 1, 3_600_000).config()[name])
     works(open_store(url_of(server, topic)))
 
 
