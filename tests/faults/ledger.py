@@ -26,8 +26,10 @@ class Ledger:
     def check(self, left: list[str]) -> None:
         """Nothing lost, nothing twice, nothing popped and still there, each writer's order kept."""
         self.check_order(left)
-        came_back = self.came_back(left)
-        assert not came_back, f"popped and still there, or popped twice: {came_back}"
+        still = self.still_there(left)
+        assert not still, f"popped and still there (at which index): {still}"
+        twice = self.popped_twice()
+        assert not twice, f"popped twice (after how many other pops of the session): {twice}"
         lost = self.lost(left)
         assert len(lost) <= self.unknown_pops, f"lost: {lost}"
 
@@ -45,10 +47,15 @@ class Ledger:
         """What was acknowledged, is not there, and was not popped by anyone who was told so."""
         return sorted(set(self.added) - set(left) - set(self.popped))
 
-    def came_back(self, left: list[str]) -> list[str]:
-        """What was popped and is still there, or was popped twice."""
-        popped = Counter(self.popped)
-        return sorted({*left} & {*popped} | {name for name, times in popped.items() if times > 1})
+    def still_there(self, left: list[str]) -> dict[str, int]:
+        """What was popped and is still there, with its index of so many."""
+        popped = {*self.popped}
+        return {name: index for index, name in enumerate(left) if name in popped}
+
+    def popped_twice(self) -> dict[str, list[int]]:
+        """What was popped twice, with the place of each pop among all that were answered."""
+        twice = [name for name, times in Counter(self.popped).items() if times > 1]
+        return {name: [n for n, one in enumerate(self.popped) if one == name] for name in twice}
 
 
 class Load:
@@ -94,7 +101,7 @@ class Load:
             left = self._left(key)
             ledger.check_order(left)
             lost += max(0, len(ledger.lost(left)) - ledger.unknown_pops)
-            came_back += len(ledger.came_back(left))
+            came_back += len({*ledger.still_there(left), *ledger.popped_twice()})
         return lost, came_back
 
     def _left(self, key: str) -> list[str]:
