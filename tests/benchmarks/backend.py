@@ -5,18 +5,18 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any, ClassVar, Literal, Protocol
 
 from chatstores import ChatStore, open_store
-from tests.benchmarks.case import Call, Case, Form, Statistic
+from tests.benchmarks.case import Call, Case, Form, Row, Statistic
 from tests.benchmarks.messages import make_messages, payloads
 from tests.benchmarks.report import Check
 
-__all__ = ["BATCH", "HISTORIES", "Backend", "Plan", "Raw", "open_cases"]
+__all__ = ["BATCH", "HISTORIES", "Backend", "Other", "Plan", "Raw", "open_cases"]
 
 HISTORIES = (10, 1_000, 10_000)
 #: How many messages the rows of the kind "batch" add at once.
@@ -44,6 +44,16 @@ class Plan:
         return self.name or _NAMES[self.kind]
 
 
+@dataclass(frozen=True)
+class Other:
+    """Rows that are no call beside another: how they are measured is their backend's own."""
+
+    name: str
+    form: Form
+    rows: Callable[[str, float], Iterable[Row]]
+    """Measures them at a place, in a share of the usual time."""
+
+
 class Raw(Protocol):
     """A driver's own calls for one row, over one held connection.
 
@@ -66,6 +76,8 @@ class Backend(ABC):
     """Its scheme."""
     plans: ClassVar[Sequence[Plan]]
     """Its rows."""
+    others: ClassVar[Sequence[Other]] = ()
+    """Its rows of another kind."""
     watched: ClassVar[str] = ""
     """What `watch` sees."""
 

@@ -52,7 +52,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the report; times are in `unit`. Without figures, `note` says why."""
+    """A line of the report; figures are in `unit`. Without figures, `note` says why."""
 
     name: str
     backend: str

@@ -104,14 +104,14 @@ def table_line(row: Row) -> str:
     return _line(
         [
             *cells,
-            _time(row.ours),
-            _time(row.raw),
+            _figure(row.ours, row.unit),
+            _figure(row.raw, row.unit),
             "" if row.ratio is None else f"{row.ratio:.2f}",
             "" if row.error is None else f"{row.error:.1%}",
             _ceiling(row),
             {True: "yes", False: "NO", None: ""}[row.met],
-            _time(row.ours_p99),
-            _time(row.raw_p99),
+            _figure(row.ours_p99, row.unit),
+            _figure(row.raw_p99, row.unit),
             str(row.rounds),
             _remarks(row),
         ]
@@ -143,12 +143,14 @@ def _remarks(row: Row) -> str:
 def _ceiling(row: Row) -> str:
     if row.ceiling is None:
         return ""
-    return f"{row.ceiling:g} us" if row.ratio is None else f"{row.ceiling:.2f}"
+    return f"{row.ceiling:g} {row.unit}" if row.ratio is None else f"{row.ceiling:.2f}"
 
 
-def _time(microseconds: float | None) -> str:
-    if microseconds is None:
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
         return ""
-    if microseconds < 1_000:
-        return f"{microseconds:.1f} us"
-    return f"{microseconds / 1_000:.2f} ms"
+    if unit != "us":
+        return f"{value:,.0f} {unit}"
+    if value < 1_000:
+        return f"{value:.1f} us"
+    return f"{value / 1_000:.2f} ms" if value < 1_000_000 else f"{value / 1_000_000:.2f} s"

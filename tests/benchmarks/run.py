@@ -63,8 +63,9 @@ class Run:
     def backend(self, backend: Backend) -> None:
         """The rows of a backend."""
         plans = [p for p in backend.plans if self._wanted(backend.name, p.form, p.title)]
+        others = [o for o in backend.others if self._wanted(backend.name, o.form, o.name)]
         buffers = [name for name in BUFFER_NAMES if self._wanted(backend.name, "sync", name)]
-        if not plans and not buffers:
+        if not plans and not others and not buffers:
             return
         with self._noting(Row("every row", backend.name, "")):
             find_backend(backend.name)
@@ -72,6 +73,10 @@ class Run:
                 self._header(backend.facts(place))
                 for plan in plans:
                     self._plan(backend, place, plan)
+                for other in others:
+                    with self._noting(Row(other.name, backend.name, other.form)):
+                        for row in other.rows(place, self._scale):
+                            self._rows([row])
                 if buffers:
                     self._buffers(backend, place, buffers)
                 if any(plan.kind == "add" for plan in plans):
