@@ -13,7 +13,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from chatstores import ChatStore, open_store
 from chatstores.state import Append, Command, Record
@@ -119,7 +119,6 @@ def _consume(url: str) -> Consumer:
             "bootstrap.servers": servers,
             "group.id": _RUN,
             "enable.auto.commit": False,
-            "enable.partition.eof": True,
             # As the store's own, without which it is slower.
             "fetch.error.backoff.ms": 100,
             "fetch.message.max.bytes": 2 * MAX_RECORD_BYTES,
@@ -130,15 +129,16 @@ def _consume(url: str) -> Consumer:
             **QUIET,
         }
     )
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    while True:
+    place = TopicPartition(topic, 0, 0)
+    _, end = consumer.get_watermark_offsets(place)
+    consumer.assign([place])
+    left = end
+    while left:
         first = consumer.poll(1.0)  # consume() waits for as many as it may return
         for message in [first, *consumer.consume(2_000, 0)] if first is not None else []:
-            error = message.error()
-            if error is None:
-                message.value()
-            elif error.code() == KafkaError._PARTITION_EOF:
-                return consumer
+            message.value()
+            left -= 1
+    return consumer
 
 
 def _parts(url: str) -> tuple[str, str]:
