@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import zlib
 from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
@@ -17,12 +18,38 @@ from pydantic_core import from_json, to_json
 from chatstores.state import Outcome, Record
 from chatstores_kafka.state import LoggedState, Remembered
 
-__all__ = ["GONE", "decode_checkpoint", "encode_checkpoint", "take_checkpoint"]
+__all__ = [
+    "COLUMNS",
+    "GONE",
+    "Checkpoint",
+    "assume",
+    "decode_checkpoint",
+    "describe",
+    "encode_checkpoint",
+    "pack",
+    "take_checkpoint",
+    "unpack",
+]
 
 #: How many commands a checkpoint remembers.
 _REMEMBERED = 16
 #: What a message reads as whose record is not in the log any more; no JSON begins so.
 GONE = b"\0the record that holds it is gone from the topic"
+
+#: The types of a checkpoint's columns: sources, ordinals; commands' ids, offsets, versions, added.
+COLUMNS = "qqQqqq"
+#: What a checkpoint's head says of a session as it is.
+_FIELDS = (
+    "version",
+    "alive",
+    "epoch",
+    "last_ordinal",
+    "batch",
+    "created_at",
+    "updated_at",
+    "expires_at",
+    "time",
+)
 
 
 class Checkpoint(NamedTuple):
@@ -32,29 +59,25 @@ class Checkpoint(NamedTuple):
     columns: list[array[int]]
 
 
-def encode_checkpoint(state: LoggedState) -> bytes:
-    """The arguments of a checkpoint of a session as it stands."""
+def describe(state: LoggedState, remembered: int | None = None) -> Checkpoint:
+    """A session as it stands, but for its messages' ids and bytes.
+
+    Args:
+        state: the session.
+        remembered: how many commands it remembers; None: as many as the session.
+    """
     memory = state.remembered
-    since = max(0, len(memory.ids) - _REMEMBERED)
+    since = 0 if remembered is None else max(0, len(memory.ids) - remembered)
     ids = memory.ids[since:]
     columns = [
-        state.sources,
-        state.ordinals,
+        state.sources[:],
+        state.ordinals[:],
         ids,
         memory.offsets[since:],
         memory.versions[since:],
         memory.added[since:],
     ]
-    head = {
-        "version": state.version,
-        "alive": state.alive,
-        "epoch": state.epoch,
-        "last_ordinal": state.last_ordinal,
-        "batch": state.batch,
-        "created_at": state.created_at,
-        "updated_at": state.updated_at,
-        "expires_at": state.expires_at,
-        "time": state.time,
+    head = {name: getattr(state, name) for name in _FIELDS} | {
         "metadata": state.metadata.decode(),
         "own": state.own.decode(),
         "floor": memory.offsets[since - 1] if since else memory.floor,
@@ -65,9 +88,13 @@ def encode_checkpoint(state: LoggedState) -> bytes:
             if number in ids
         ],
         "overtaken": [number for number in memory.overtaken if number in ids],
-        "lengths": [len(column) for column in columns],
     }
-    return zlib.compress(to_json(head) + b"\0" + b"".join(map(_little, columns)), 1)
+    return Checkpoint(head, columns)
+
+
+def encode_checkpoint(state: LoggedState) -> bytes:
+    """The arguments of a checkpoint of a session as it stands."""
+    return zlib.compress(pack(*describe(state, _REMEMBERED)), 1)
 
 
 def decode_checkpoint(arguments: bytes) -> Checkpoint:
@@ -77,19 +104,37 @@ def decode_checkpoint(arguments: bytes) -> Checkpoint:
         ValueError: it is not readable.
     """
     try:
-        text, _, data = zlib.decompress(arguments).partition(b"\0")
-        head = from_json(text)
-        columns, start = [], 0
-        for code, length in zip("qqQqqq", head["lengths"], strict=True):
+        return unpack(zlib.decompress(arguments), COLUMNS)[0]
+    except zlib.error as exc:
+        raise ValueError(f"no checkpoint: {exc!r}") from None
+
+
+def pack(head: dict[str, Any], columns: Sequence[array[int]]) -> bytes:
+    """A head and columns as bytes."""
+    lengths = [len(column) for column in columns]
+    return to_json(head | {"lengths": lengths}) + b"\0" + b"".join(map(_little, columns))
+
+
+def unpack(data: bytes, codes: str) -> tuple[Checkpoint, int]:
+    """A head and columns of such types, and the place where they end.
+
+    Raises:
+        ValueError: they are not readable.
+    """
+    try:
+        start = data.index(b"\0") + 1
+        head = from_json(data[: start - 1])
+        columns = []
+        for code, length in zip(codes, head["lengths"], strict=True):
             column = array(code)
             column.frombytes(data[start : start + 8 * length])
             if sys.byteorder == "big":
                 column.byteswap()
             columns.append(column)
             start += 8 * length
-    except (zlib.error, KeyError, TypeError) as exc:
+    except (KeyError, TypeError) as exc:
         raise ValueError(f"no checkpoint: {exc!r}") from None
-    return Checkpoint(head, columns)
+    return Checkpoint(head, columns), start
 
 
 def take_checkpoint(
@@ -111,7 +156,7 @@ def take_checkpoint(
     """
     if state.mark > upto:
         return False
-    head, (sources, ordinals, ids, offsets, versions, added) = checkpoint
+    sources = checkpoint.columns[0]
     if sources != state.sources:
         found = state.rows_by_source()
         rows = []
@@ -123,21 +168,27 @@ def take_checkpoint(
         state.ids = [row.id for row in rows]
         state.payloads = [row.payload for row in rows]
         state.sources = sources
-    state.ordinals = ordinals
-    for name in (
-        "version",
-        "alive",
-        "epoch",
-        "last_ordinal",
-        "batch",
-        "created_at",
-        "updated_at",
-        "expires_at",
-        "time",
-    ):
+    assume(state, checkpoint, state.remembered.others if whole else {})
+    state.mark, state.checkpoint = upto, offset
+    state.waste = 0
+    state.shed = {}
+    state.parts = {}
+    state.newest = None
+    return True
+
+
+def assume(state: LoggedState, checkpoint: Checkpoint, known: Mapping[int, Outcome]) -> None:
+    """Make a session what a checkpoint says, but for its messages' ids and bytes.
+
+    Args:
+        state: the session.
+        checkpoint: what it says.
+        known: what commands answered, by id, as far as it is known better.
+    """
+    head, (state.sources, state.ordinals, ids, offsets, versions, added) = checkpoint
+    for name in _FIELDS:
         setattr(state, name, head[name])
     state.metadata, state.own = head["metadata"].encode(), head["own"].encode()
-    known = state.remembered.others if whole else {}
     others = {
         number: known.get(number)
         or Outcome(version, some, (), cleared, "unknown" if removed else refusal, detail)
@@ -146,12 +197,6 @@ def take_checkpoint(
     state.remembered = Remembered(
         ids, offsets, versions, added, others, set(head["overtaken"]), head["floor"]
     )
-    state.mark, state.checkpoint = upto, offset
-    state.waste = 0
-    state.shed = {}
-    state.parts = {}
-    state.newest = None
-    return True
 
 
 def _little(column: array[int]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Container
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from chatstores.errors import BackendMismatchError
 from chatstores.fold import Fold
@@ -22,6 +22,7 @@ from chatstores_kafka.record import (
     read_arguments,
     read_messages,
 )
+from chatstores_kafka.saved import Saved, SavedState
 from chatstores_kafka.state import INDEX_BITS, LoggedState, offset_of
 
 __all__ = ["PartitionFold"]
@@ -71,11 +72,28 @@ class PartitionFold:
         """The state of a session, made if it is not there."""
         state = self.states.get(name)
         if state is None:
-            state = self.states[name] = LoggedState()
-            namespace, _, key = name.partition(b"\0")
-            sessions = self._fold.namespaces.setdefault(namespace.decode(), {})
-            sessions[key.decode()] = state
+            state = LoggedState()
+            self._hold(name, state)
         return state
+
+    def _hold(self, name: bytes, state: LoggedState) -> None:
+        self.states[name] = state
+        namespace, _, key = name.partition(b"\0")
+        self._fold.namespaces.setdefault(namespace.decode(), {})[key.decode()] = state
+
+    def adopt(self, saved: Saved) -> None:
+        """Begin with what an earlier process folded, as if this fold had read so far."""
+        for name, state in saved.states.items():
+            self._hold(name, state)
+        self.foreign, self.foreign_offset = saved.about["foreign"]
+        self._markers = {int(token): name.encode() for token, name in saved.about["markers"]}
+
+    def about(self) -> dict[str, Any]:
+        """What `adopt` needs to know beside the sessions: what JSON can say."""
+        return {
+            "foreign": [self.foreign, self.foreign_offset],
+            "markers": [[token, name.decode()] for token, name in self._markers.items()],
+        }
 
     def take(self, offset: int, now: int, key: bytes | None, value: bytes | None) -> None:
         """Fold one record.
@@ -137,6 +155,8 @@ class PartitionFold:
         self._shedding.clear()
         if self.dead:
             for state in self.states.values():
+                if isinstance(state, SavedState) and state.unread:
+                    continue  # to be tombstoned twice harms nothing
                 keep = [i for i, token in enumerate(state.tokens) if token not in self.dead]
                 if len(keep) < len(state.tokens):
                     state.offsets = array("q", [state.offsets[i] for i in keep])

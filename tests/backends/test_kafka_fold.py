@@ -25,6 +25,7 @@ from chatstores.state import (
 from chatstores_kafka.cleanup import draft_checkpoint, leftovers
 from chatstores_kafka.fold import PartitionFold
 from chatstores_kafka.record import Kind, encode_command, encode_value, name_of
+from chatstores_kafka.saved import capture, encode, read_saved
 from chatstores_kafka.state import LoggedState
 
 NAMES = [name_of("default", key) for key in ("a", "b")]
@@ -77,6 +78,19 @@ class Reader:
         self.position = max(self.position, end)
         if self.position == self.log.end:
             self.fold.reached_end()
+
+    def save(self) -> bytes:
+        """What a state directory would hold of it, once it has read all there is."""
+        about = {"position": self.position, **self.fold.about()}
+        return b"".join(encode(capture(self.fold.states), about))
+
+    @classmethod
+    def resume(cls, log: Log, data: bytes) -> Reader:
+        """A reader that goes on where another one was saved."""
+        reader, saved = cls(log), read_saved(data)
+        reader.fold.adopt(saved)
+        reader.position = saved.about["position"]
+        return reader
 
     def state(self, name: bytes) -> LoggedState | None:
         return self.fold.states.get(name)
@@ -230,6 +244,7 @@ def test_every_reader_of_a_compacted_log_sees_the_same(
     log = Log()
     writers = [Writer(log, chance, number) for number in range(3)]
     late, watcher = Reader(log), Reader(log)
+    saved = Reader(log).save()
     monkeypatch.setattr(Counting, "done", Counter())
     for _ in range(120):
         log.now += chance.choice([0, 1000, SECOND])
@@ -252,8 +267,13 @@ def test_every_reader_of_a_compacted_log_sees_the_same(
         if chance.random() < 0.1:
             late = Reader(log)
             late.read(chance.randrange(log.end + 1))
+        if chance.random() < 0.1:
+            resumed = Reader.resume(log, saved)
+            resumed.read()
+            saved = resumed.save()
     fresh = Reader(log)
-    readers = [fresh, late, watcher, *(writer.view for writer in writers)]
+    readers = [fresh, late, watcher, Reader.resume(log, saved)]
+    readers += [writer.view for writer in writers]
     for reader in readers:
         reader.read()
     for name in NAMES:
