@@ -115,13 +115,14 @@ class LoggedState(SessionState):
     shed: dict[int, Record] = field(default_factory=dict)
     #: Messages of a command in several records, by the token of each.
     parts: dict[int, tuple[int, Sequence[Record]]] = field(default_factory=dict)
-    #: The newest ids, for many appends in a row; None if it has to be made.
-    newest: set[str] | None = None
+    #: An id that none of the last ones is above, for many appends in a row: most ids grow with
+    #: time. None if it has to be found.
+    newest: str | None = None
     #: The messages of the command that is being done, and where each stands.
     _incoming: Sequence[tuple[int, Record]] = ()
 
     def append_one(
-        self, id: int, record: Record, ttl: int | None, offset: int, now: int
+        self, id: int, message_id: str, payload: bytes, ttl: int | None, offset: int, now: int
     ) -> int | None:
         """The most usual command in the fewest steps: a first attempt that adds one message.
 
@@ -138,23 +139,19 @@ class LoggedState(SessionState):
         if self.expires_at is not None and now > self.expires_at:
             return None
         newest = self.newest
-        if newest is None or self.batch > WINDOW:
-            window = self.ids[-max(WINDOW, self.batch) :]
-            newest = set(window)
-            if len(newest) < len(window):  # ids that a restored session repeats
+        if newest is None or message_id <= newest:
+            last = self.ids[-max(WINDOW, self.batch) :]
+            if message_id in last:
                 return None
-            self.newest = newest if len(newest) <= WINDOW else None
-        if record.id in newest:
-            return None
-        if len(newest) == WINDOW:
-            newest.discard(self.ids[-WINDOW])
-        newest.add(record.id)
+            self.newest = max(message_id, newest or max(last, default=""))
+        else:
+            self.newest = message_id
         self.time = now
         self.mark = offset
-        self.last_ordinal += 1
-        self.ordinals.append(self.last_ordinal)
-        self.ids.append(record.id)
-        self.payloads.append(record.payload)
+        self.last_ordinal = ordinal = self.last_ordinal + 1
+        self.ordinals.append(ordinal)
+        self.ids.append(message_id)
+        self.payloads.append(payload)
         self.sources.append(offset << INDEX_BITS)
         self.batch = 1
         self.version = version = self.version + 1
