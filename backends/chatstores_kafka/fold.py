@@ -135,8 +135,14 @@ class PartitionFold:
             ):
                 id_length, _ = LENGTHS.unpack_from(value, start)
                 middle = start + LENGTHS.size + id_length
-                record = Record(value[start + LENGTHS.size : middle].decode(), value[middle:])
-                done = state.append_one(number, record, None if ttl < 0 else ttl, offset, now)
+                done = state.append_one(
+                    number,
+                    value[start + LENGTHS.size : middle].decode(),
+                    value[middle:],
+                    None if ttl < 0 else ttl,
+                    offset,
+                    now,
+                )
                 if done is not None:
                     if number in self._waiting:
                         self._answer(number, Outcome(done, 1))
