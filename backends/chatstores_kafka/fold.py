@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from chatstores.errors import BackendMismatchError
 from chatstores.fold import Fold
-from chatstores.state import Command, Outcome, Record
+from chatstores.state import Command, Outcome
 from chatstores_kafka.checkpoint import decode_checkpoint, take_checkpoint
 from chatstores_kafka.record import (
     FORMAT,
@@ -29,6 +29,7 @@ __all__ = ["PartitionFold"]
 
 
 _APPEND = int(Kind.APPEND)
+_HEAD_BYTES, _LENGTHS_BYTES = HEAD.size, LENGTHS.size
 
 
 class PartitionFold:
@@ -111,7 +112,7 @@ class PartitionFold:
         if value is None:
             self._bury(key)
             return
-        if len(value) < HEAD.size or value[0] != MAGIC or key is None or len(key) != 8:
+        if len(value) < _HEAD_BYTES or value[0] != MAGIC or key is None or len(key) != 8:
             self.foreign += 1
             self.foreign_offset = offset
             return
@@ -120,8 +121,8 @@ class PartitionFold:
         if version != FORMAT or partitions != self._partitions:
             self._refuse(offset, version, partitions)
         token = int.from_bytes(key, "little")
-        start = HEAD.size + length
-        name = value[HEAD.size : start]
+        start = _HEAD_BYTES + length
+        name = value[_HEAD_BYTES:start]
         try:
             state = self.states.get(name) or self.state(name)
             state.offsets.append(offset)
@@ -134,10 +135,11 @@ class PartitionFold:
                 and seen >= state.remembered.floor
             ):
                 id_length, _ = LENGTHS.unpack_from(value, start)
-                middle = start + LENGTHS.size + id_length
+                start_id = start + _LENGTHS_BYTES
+                middle = start_id + id_length
                 done = state.append_one(
                     number,
-                    value[start + LENGTHS.size : middle].decode(),
+                    value[start_id:middle].decode(),
                     value[middle:],
                     None if ttl < 0 else ttl,
                     offset,
