@@ -177,7 +177,8 @@ class RedisChatStore(ChatStore):
     capabilities = Capabilities(
         notes={
             "durability": "what the server's appendfsync keeps; with its default a crash may lose "
-            "the last second",
+            "the last second; where a crash cut off a write, redis-check-aof --fix before the next "
+            "start keeps a half of it from being done at the one after (valkey pull 4342)",
             "failover": "a replica takes over without what had not reached it: acknowledged "
             "messages may be lost then, and versions repeat; wait=1 loses nothing that was "
             "acknowledged, if a replica that had it takes over (primaries of a Cluster and under "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -9,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from redis import Redis, RedisError
 
-from tests.servers import GivenServer, Server, find, program
+from tests.servers import GivenServer, Server, as_user, find, program
 from tests.servers.certificates import certificates
 
 __all__ = ["RedisServer", "redis_server"]
@@ -76,9 +77,26 @@ class RedisServer(Server):
             command += ["--appendonly", "no"]
         else:
             command += ["--appendonly", "yes", "--appendfsync", self.appendfsync]
+            self._repair()
         if self.password:
             command += ["--requirepass", self.password, "--masterauth", self.password]
         return [*command, *self.settings]
+
+    def _repair(self) -> None:
+        """Cut off the transaction that a kill left half written.
+
+        At its start the server itself cuts off the broken command only, and at the next start runs
+        what stands before it: https://github.com/valkey-io/valkey/pull/4342.
+        """
+        manifest = self.directory / "appendonlydir" / "appendonly.aof.manifest"
+        if manifest.exists():
+            subprocess.run(
+                [program("redis-check-aof", self.name), "--fix", manifest],
+                input=b"y\n",
+                check=True,
+                stdout=subprocess.DEVNULL,
+                **as_user(self.user),
+            )
 
     def client(self) -> Redis:
         """A client of redis-py, with the password."""

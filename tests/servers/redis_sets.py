@@ -94,19 +94,20 @@ class Member:
     @property
     def role(self) -> str:
         """Its role in Redis' words, master or slave; "" while it is away or changes its role."""
-        return str(self._replication().get("role", ""))
+        return str(self.replication().get("role", ""))
 
     @property
     def is_in_step(self) -> bool:
         """Whether it is a replica that has what its primary has."""
-        info = self._replication()
+        info = self.replication()
         return (
             info.get("role") == "slave"
             and info["master_link_status"] == "up"
             and not info["master_sync_in_progress"]
         )
 
-    def _replication(self) -> dict[str, Any]:
+    def replication(self) -> dict[str, Any]:
+        """What it says of replication; nothing while it is away."""
         try:
             with self.client() as client:
                 return dict(client.info("replication"))
@@ -157,8 +158,18 @@ class _Set:
         seconds = time.monotonic() - began
         primary.server.restart()
         # A Sentinel on a machine that stood still, for being busy, does nothing for 30 s (TILT).
-        wait_until("the killed one is a replica in step", lambda: primary.is_in_step, 90)
+        try:
+            wait_until("the killed one is a replica in step", lambda: primary.is_in_step, 180)
+        except ServerError as exc:
+            raise ServerError("\n".join([str(exc), *self.report()])) from None
         return seconds
+
+    def report(self) -> list[str]:
+        """What the members say of replication, and the ends of their logs."""
+        lines = []
+        for member in self.members:
+            lines += [str(member.replication()), *_log_end(member.server)]
+        return lines
 
 
 class RedisCluster(_Set):
@@ -289,6 +300,10 @@ class RedisSentinel(_Set):
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{self._login}{hosts}/{self.service}"
 
+    def report(self) -> list[str]:
+        """What the members and the Sentinels say."""
+        return super().report() + [line for one in self.sentinels for line in _log_end(one)]
+
     @property
     def primary(self) -> Member:
         """The primary now."""
@@ -311,3 +326,7 @@ class RedisSentinel(_Set):
                 if (found[b"num-slaves"], found[b"num-other-sentinels"]) != (b"1", b"2"):
                     return False
         return True
+
+
+def _log_end(server: RedisServer) -> list[str]:
+    return server.log.read_text(errors="replace").splitlines()[-30:]
