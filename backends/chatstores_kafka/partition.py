@@ -12,6 +12,7 @@ from confluent_kafka import KafkaException
 
 from chatstores.errors import ChatStoreError
 from chatstores_kafka.fold import PartitionFold
+from chatstores_kafka.saved import Saved
 
 __all__ = ["Partition", "fields_of"]
 
@@ -40,8 +41,9 @@ class Partition:
         self.number = number
         self.topic = topic
         self.fold = fold
-        #: The offset that comes next.
+        #: The offset that comes next, and that with which the log began.
         self.position = 0
+        self.begin = 0
         #: Whether an end was reached.
         self.loaded = False
         #: Counts how often records may have been missing.
@@ -53,6 +55,12 @@ class Partition:
         #: Who waits for the answer of where the log ends, and who for the next one.
         self.asking: list[Future[None]] | None = None
         self.asked_next: list[Future[None]] = []
+        #: What a state directory has of it: how far it had read, and when that was written.
+        self.saved = -1
+        self.saved_at = 0.0
+        #: When all was read that stood in the log, in seconds since 1970; and how far that was.
+        self.known_at = 0.0
+        self._sound = -1
         self._lag = max(compaction_lag, _LEAST_LAG)
         #: When records that come next may begin to be missing, by the monotonic clock.
         self._fresh_until = 0.0
@@ -66,6 +74,17 @@ class Partition:
         if self.trouble is not None or self.denied is not None:
             return False
         return self.loaded and time.monotonic() < self._fresh_until
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its sessions are what the log says up to its position: nothing was missing."""
+        return self.is_fresh or (self.trouble is None and self.position == self._sound)
+
+    def begin_with(self, saved: Saved) -> None:
+        """Go on where an earlier process was; what it had read is not read again."""
+        self.fold.adopt(saved)
+        self.position = self.saved = saved.about["position"]
+        self.saved_at = time.monotonic()
 
     def take(self, message: Any) -> bool:
         """Fold a record; whether it was new."""
@@ -87,6 +106,8 @@ class Partition:
         self.loaded = True
         self.fold.reached_end()
         self._fresh_until = max(self._fresh_until, asked + self._lag)
+        self._sound = self.position
+        self.known_at = max(self.known_at, time.time() - (time.monotonic() - asked))
 
     def ended(self, offset: int, asked: float) -> None:
         """Note that the log ended at an offset, at a time of the monotonic clock."""

@@ -13,6 +13,7 @@ from chatstores.url import StoreURL, nearest, parse_duration, parse_int, parse_u
 
 __all__ = [
     "OPTIONS",
+    "OURS",
     "PORT",
     "check_driver_options",
     "check_topic",
@@ -117,6 +118,12 @@ def _lag(value: Any) -> float:
     return 0.0 if value in (0, "0", "0s", "0.0") else parse_duration(value)
 
 
+def _directory(value: Any) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("must be the path of a directory")
+    return value
+
+
 class _Options(dict[str, Callable[[Any], Any]]):
     """Our own options by name, and any that is written as librdkafka's are: with a dot."""
 
@@ -138,12 +145,13 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = _Options(
         "partitions": _up_to(2**16 - 1),  # what a record's head holds
         "replication_factor": _up_to(2**15 - 1),
         "compaction_lag": _lag,
+        "state_dir": _directory,
         **dict.fromkeys(_KNOWN, _driver_option),
         **{name: refused(reason) for name, reason in _REFUSED.items()},
     }
 )
 #: What is ours of them, and not librdkafka's.
-_OURS = ("consistency", "partitions", "replication_factor", "compaction_lag")
+OURS = ("consistency", "partitions", "replication_factor", "compaction_lag", "state_dir")
 
 
 def topic_of(url: StoreURL) -> str:
@@ -240,8 +248,8 @@ def check_driver_options(driver: Mapping[str, Any]) -> None:
             reason = exc.args[0].str().strip()
             if reason.startswith("No such configuration property"):
                 raise InvalidURLError(
-                    f"kafka:// has no option {name!r}{nearest(name, [*_OURS, *_KNOWN])}; it has "
-                    f"{', '.join(_OURS)}, and those of librdkafka"
+                    f"kafka:// has no option {name!r}{nearest(name, [*OURS, *_KNOWN])}; it has "
+                    f"{', '.join(OURS)}, and those of librdkafka"
                 ) from None
             if not reason.startswith("Failed to create"):  # for want of another option
                 raise InvalidURLError(f"the option {name}: {reason}") from None

@@ -45,6 +45,7 @@ from chatstores_kafka.attempt import Attempt
 from chatstores_kafka.clients import DENIED, refused_by_tls
 from chatstores_kafka.place import (
     OPTIONS,
+    OURS,
     PORT,
     check_driver_options,
     check_topic,
@@ -56,6 +57,7 @@ from chatstores_kafka.place import (
 )
 from chatstores_kafka.record import Kind, encode_command, encode_value, name_of, size_of
 from chatstores_kafka.state import REMEMBERED
+from chatstores_kafka.state_dir import HeldError
 from chatstores_kafka.topic import MAX_RECORD_BYTES, TopicSettings, setup_script
 from chatstores_kafka.transport import AsyncKafka, SilentError, SyncKafka
 from chatstores_kafka.view import View
@@ -97,6 +99,9 @@ class KafkaChatStore(ChatStore):
         replication_factor: how many copies the topic is created with; None: the broker's default.
         compaction_lag: seconds in which what is written is not compacted, if the topic is created;
             default an hour. No process may be asleep for longer and then answer without looking.
+        state_dir: a directory in which what was read is kept between runs, so that the next one
+            reads only what is new; for one process at a time. It holds the messages, readable for
+            this user. Default None: the topic is read again.
         driver_options: librdkafka's options, by their own names, such as ``security.protocol``.
         options: those of every store, see ``ChatStore``.
 
@@ -108,9 +113,10 @@ class KafkaChatStore(ChatStore):
         notes={
             "durability": "what the topic's replication keeps: with three copies and "
             "min.insync.replicas=2 the loss of a broker loses nothing",
-            "cold": "the first call for a session reads its partition from the beginning; listing "
-            "and purge_expired() read all partitions",
-            "memory": "each process holds the sessions of the partitions that it was asked for",
+            "cold": "the first call for a session reads its partition from the beginning, or from "
+            "where state_dir is; listing and purge_expired() read all partitions",
+            "memory": "each process holds the sessions of the partitions that it was asked for; "
+            "with state_dir, those that were used since it began",
             "deletion": "what was removed stays in the log until a checkpoint and Kafka's own "
             "compaction have passed",
             "expiry": "is decided by the brokers' clock, and read by this machine's",
@@ -118,7 +124,7 @@ class KafkaChatStore(ChatStore):
         max_message_bytes=_LIMIT,
         max_batch_bytes=_LIMIT,
     )
-    _driver_errors = (KafkaException, SilentError, FutureTimeoutError)
+    _driver_errors = (KafkaException, SilentError, FutureTimeoutError, HeldError)
     _options: ClassVar[Mapping[str, Any]] = OPTIONS
 
     def __init__(
@@ -132,6 +138,7 @@ class KafkaChatStore(ChatStore):
         partitions: int = 12,
         replication_factor: int | None = None,
         compaction_lag: float | str = 3600.0,
+        state_dir: str | os.PathLike[str] | None = None,
         driver_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -141,11 +148,13 @@ class KafkaChatStore(ChatStore):
             "partitions": partitions,
             "compaction_lag": compaction_lag,
             **({} if replication_factor is None else {"replication_factor": replication_factor}),
+            **({} if state_dir is None else {"state_dir": os.fspath(state_dir)}),
             **(driver_options or {}),
         }
         values = parse_options(given, OPTIONS, "kafka://")
         self._topic = check_topic(topic)
         self._consistency: str = values.pop("consistency")
+        self._state_dir: str | None = values.pop("state_dir", None)
         self._settings = TopicSettings(
             self._topic,
             values.pop("partitions"),
@@ -167,7 +176,7 @@ class KafkaChatStore(ChatStore):
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
         own = {
             name: options.pop(name)
-            for name in ("consistency", "partitions", "replication_factor", "compaction_lag")
+            for name in OURS
             if name in options
         }
         base = {name: options.pop(name) for name in cls._base_options if name in options}
@@ -187,10 +196,10 @@ class KafkaChatStore(ChatStore):
         return self._public
 
     def _open(self) -> SyncKafka:
-        return SyncKafka(self._config, self._settings, self._first_attempt)
+        return SyncKafka(self._config, self._settings, self._state_dir, self._first_attempt)
 
     def _aopen(self) -> AsyncKafka:
-        return AsyncKafka(self._config, self._settings, self._first_attempt)
+        return AsyncKafka(self._config, self._settings, self._state_dir, self._first_attempt)
 
     def consume(
         self,
@@ -295,7 +304,7 @@ class KafkaChatStore(ChatStore):
             name = name_of(self._namespace, key)
             partition = self._partition(view, name)
             await self._loaded(t, view, partition, linearizable=False)
-        except (KafkaException, SilentError) as exc:
+        except (KafkaException, SilentError, HeldError) as exc:
             raise NotDone from exc
         unreadable = self._unreadable(view, partition, name, command)
         if unreadable is not None:
@@ -475,6 +484,8 @@ class KafkaChatStore(ChatStore):
 
     def _error(self, exc: BaseException) -> ChatStoreError:
         where = self._public.partition("?")[0]
+        if isinstance(exc, HeldError):
+            return BackendUnavailableError(f"state_dir: {exc}")
         if not isinstance(exc, KafkaException):
             return BackendUnavailableError(f"{where} did not answer: {exc}")
         error = exc.args[0]

@@ -27,8 +27,10 @@ class SilentError(Exception):
 class _Holder:
     """A transport's hold on a view; shared by the transport's copies."""
 
-    def __init__(self, config: Mapping[str, Any], settings: TopicSettings) -> None:
-        self._place = (config, settings)
+    def __init__(
+        self, config: Mapping[str, Any], settings: TopicSettings, state_dir: str | None
+    ) -> None:
+        self._place = (config, settings, state_dir)
         self._view: View | None = None
 
     def view(self) -> View:
@@ -50,11 +52,18 @@ class SyncKafka(SyncTransport):
     Args:
         config: librdkafka's options of the connection.
         settings: the topic's.
+        state_dir: where the view is kept between runs, or None.
         seconds: how long an attempt waits.
     """
 
-    def __init__(self, config: Mapping[str, Any], settings: TopicSettings, seconds: float) -> None:
-        self._holder = _Holder(config, settings)
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        settings: TopicSettings,
+        state_dir: str | None,
+        seconds: float,
+    ) -> None:
+        self._holder = _Holder(config, settings, state_dir)
         self.seconds = seconds
 
     def within(self, seconds: float) -> Self:
@@ -95,9 +104,15 @@ class SyncKafka(SyncTransport):
 class AsyncKafka(AsyncTransport):
     """Awaits a future; the arguments are those of `SyncKafka`."""
 
-    def __init__(self, config: Mapping[str, Any], settings: TopicSettings, seconds: float) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        settings: TopicSettings,
+        state_dir: str | None,
+        seconds: float,
+    ) -> None:
         super().__init__()
-        self._holder = _Holder(config, settings)
+        self._holder = _Holder(config, settings, state_dir)
         self._original = self
         self._loop = asyncio.get_running_loop()
         self._ready: deque[asyncio.Future[None]] = deque()

@@ -39,6 +39,7 @@ from chatstores_kafka.clients import DENIED, FETCH_SECONDS, FIRST, Clients
 from chatstores_kafka.fold import PartitionFold
 from chatstores_kafka.partition import Partition, fields_of
 from chatstores_kafka.state import LoggedState
+from chatstores_kafka.state_dir import Saver, StateDir
 from chatstores_kafka.topic import (
     EARLIEST,
     LATEST,
@@ -75,12 +76,17 @@ class View:
     Args:
         config: librdkafka's options of the connection.
         settings: the topic's.
+        state_dir: a directory that keeps what was read between runs, or None.
     """
 
-    def __init__(self, config: Mapping[str, Any], settings: TopicSettings) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], settings: TopicSettings, state_dir: str | None = None
+    ) -> None:
         self.settings = settings
         self.fold = Fold()
         self.cleaner = Cleaner(self)
+        self._dir = StateDir(state_dir, settings.name) if state_dir is not None else None
+        self._saver: Saver | None = None
         self.users = 0
         #: Held by who looks at the sessions.
         self.lock = threading.RLock()
@@ -114,7 +120,9 @@ class View:
 
         Raises:
             NotSetUpError: there is no topic, and it may not be created.
-            BackendMismatchError: it is not what it must be.
+            BackendMismatchError: it is not what it must be, or what the state directory is of.
+            PermissionDeniedError: the state directory may not be used.
+            HeldError: another process uses it.
             KafkaException: the broker did not say.
         """
         if self._topic is not None:
@@ -125,9 +133,11 @@ class View:
             if self._topic is None:
                 clients = self._clients = self._clients or Clients(self._config, self.settings.name)
                 topic = clients.asked(lambda: self._find(clients, create, seconds))
+                if self._dir is not None:
+                    self._dir.take(topic)
                 clients.start()
-                self._start()
                 self._topic = topic
+                self._start()
             return self._topic
         finally:
             self._opening.release()
@@ -147,10 +157,15 @@ class View:
             thread = threading.Thread(target=work, name="chatstores-kafka", daemon=True)
             self._threads.append(thread)
             thread.start()
+        if self._dir is not None:
+            self._saver = Saver(self, self._dir)
+            self._saver.start()
 
     def close(self) -> None:
         """End the threads, and close the clients."""
         self.cleaner.close()
+        if self._saver is not None:
+            self._saver.close()
         self._closing = True
         self._wanted.set()
         self._missed.set()
@@ -162,11 +177,15 @@ class View:
         clients, self._clients = self._clients, None
         if clients is not None:
             clients.close()
+        if self._dir is not None:
+            self._dir.close()
 
     def leak(self) -> None:
         """In a forked child: never end what only its parent's threads serve."""
         if self._clients is not None:
             self._clients.leak()
+        if self._dir is not None:
+            self._dir.close()  # the parent keeps its lock
 
     @property
     def is_open(self) -> bool:
@@ -274,6 +293,10 @@ class View:
     def progress(self) -> int:
         """How much was read of all partitions."""
         return sum(part.position for part in list(self._partitions.values()))
+
+    def loaded(self) -> list[Partition]:
+        """The partitions that were read to an end."""
+        return [part for part in list(self._partitions.values()) if part.loaded]
 
     def generation(self, partition: int) -> int:
         """Counts how often records of a partition may have been missing."""
@@ -615,15 +638,14 @@ class View:
             with self.lock:
                 touched = set()
                 for message in messages:
-                    error, offset = message.error(), message.offset()
+                    error = message.error()
                     part = partitions.get(message.partition())  # type: ignore[arg-type]
                     if error is not None:
-                        self._note(part, offset, error)
-                    elif part is not None:
-                        part.denied = None
-                        if part.take(message):
-                            touched.add(part)
+                        self._note(part, message.offset(), error)
+                    elif part is not None and part.take(message):
+                        touched.add(part)
                 for part in touched:
+                    part.denied = None
                     part.wake()
 
     def _assign(self) -> None:
@@ -642,7 +664,30 @@ class View:
             with self.lock:
                 self._unassigned += numbers
             return
+        for place in places:
+            self._begin(place)
         self.clients.consumer.incremental_assign(places)
+
+    def _begin(self, place: TopicPartition) -> None:
+        """Have a partition begin with what was saved of it, if anything was."""
+        saved = self._dir.load(place.partition) if self._dir is not None else None
+        with self.lock:
+            part = self._partitions[place.partition]
+            part.begin = place.offset
+            if saved is None:
+                return
+            if saved.about["begin"] != part.begin:
+                part.fail(
+                    BackendMismatchError(
+                        f"partition {part.number} of the topic {self.settings.name!r} begins at "
+                        f"offset {part.begin}, and began at {saved.about['begin']} when it was "
+                        f"saved in state_dir: records were deleted; look at what is lost, then "
+                        "remove the directory"
+                    )
+                )
+                return
+            part.begin_with(saved)
+            place.offset = part.position
 
     def _note(self, part: Partition | None, offset: int | None, error: KafkaError) -> None:
         code = error.code()
@@ -670,13 +715,16 @@ _views: dict[tuple[Any, ...], View] = {}
 _views_lock = threading.Lock()
 
 
-def acquire(config: Mapping[str, Any], settings: TopicSettings) -> View:
+def acquire(
+    config: Mapping[str, Any], settings: TopicSettings, state_dir: str | None = None
+) -> View:
     """The view of a topic, made if this process has none; to be given back."""
-    key = (settings, *sorted((name, repr(value)) for name, value in config.items()))
+    connection = sorted((name, repr(value)) for name, value in config.items())
+    key = (settings, state_dir, *connection)
     with _views_lock:
         view = _views.get(key)
         if view is None:
-            view = _views[key] = View(config, settings)
+            view = _views[key] = View(config, settings, state_dir)
         view.users += 1
         return view
 
