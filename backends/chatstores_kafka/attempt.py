@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
 from chatstores.state import Outcome
+from chatstores_kafka.promise import Promise
 
-__all__ = ["Attempt", "Verdict", "new_future", "settle"]
-
-
-def new_future() -> Future[Any]:
-    """A future that nobody who waits can cancel: another thread sets it."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
-    return future
-
-
-def settle(future: Future[None], error: KafkaError | None) -> None:
-    """Have a future be done, or fail."""
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(KafkaException(error))
+__all__ = ["Attempt", "Verdict"]
 
 
 class Attempt:
@@ -45,27 +29,27 @@ class Attempt:
         self.verdict: Verdict | None = None
         self.began = time.monotonic()
         self._acknowledged = False
-        self._future: Future[None] = new_future()
+        self._promise = Promise()
 
-    def again(self) -> Future[None]:
-        """The future of the next record; what is still heard of those before is as good."""
+    def again(self) -> Promise:
+        """The promise of the next record; what is still heard of those before is as good."""
         self.sent = True
-        self._future = new_future()
+        self._promise = promise = Promise()
         self.check()
-        return self._future
+        return promise
 
     def acknowledge(self, error: KafkaError | None) -> None:
         """Note what the broker says of a record: one that it has is enough."""
         if error is None:
             self._acknowledged = True
             self.check()
-        elif not self._future.done():
-            self._future.set_exception(KafkaException(error))
+        elif not self._promise.done:
+            self._promise.settle(KafkaException(error))
 
     def check(self) -> None:
         """Be done, if all is there."""
-        if self._acknowledged and self.verdict is not None and not self._future.done():
-            self._future.set_result(None)
+        if self._acknowledged and self.verdict is not None and not self._promise.done:
+            self._promise.settle()
 
 
 class Verdict:

@@ -14,7 +14,6 @@ import threading
 import time
 from array import array
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +23,7 @@ from chatstores.errors import ChatStoreError
 from chatstores.state import MARKER_US, now_us
 from chatstores_kafka.checkpoint import encode_checkpoint
 from chatstores_kafka.fold import PartitionFold
+from chatstores_kafka.promise import Promise
 from chatstores_kafka.record import Kind, encode_value
 from chatstores_kafka.state import LoggedState, offset_of
 
@@ -174,7 +174,7 @@ class Cleaner:
             KafkaException: the brokers did not take one.
             FutureTimeoutError: they did not answer.
         """
-        futures: list[Future[None]] = []
+        promises: list[Promise] = []
         for token in tokens:
             while True:
                 try:
@@ -182,9 +182,9 @@ class Cleaner:
                     break
                 except BufferError:  # too many are on their way
                     time.sleep(_PAUSE)
-            futures.append(put)
-        for future in futures:
-            future.result(_SECONDS)
+            promises.append(put)
+        for promise in promises:
+            promise.result(_SECONDS)
 
     def sweep(self, namespace: str) -> None:
         """Remove what nothing needs of a namespace, whoever left it there.

@@ -187,7 +187,7 @@ async def _wait(
     except SilentError:
         pass
     finally:
-        came.cancel()
+        came.cancelled = True
 
 
 # The position.

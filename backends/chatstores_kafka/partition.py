@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaException
 
 from chatstores.errors import ChatStoreError
 from chatstores_kafka.fold import PartitionFold
+from chatstores_kafka.promise import Promise
 from chatstores_kafka.saved import Saved
 
 __all__ = ["Partition", "fields_of"]
@@ -53,8 +53,8 @@ class Partition:
         #: Why it may not be read, until it may again.
         self.denied: KafkaException | None = None
         #: Who waits for the answer of where the log ends, and who for the next one.
-        self.asking: list[Future[None]] | None = None
-        self.asked_next: list[Future[None]] = []
+        self.asking: list[Promise] | None = None
+        self.asked_next: list[Promise] = []
         #: What a state directory has of it: how far it had read, and when that was written.
         self.saved = -1
         self.saved_at = 0.0
@@ -64,8 +64,8 @@ class Partition:
         self._lag = max(compaction_lag, _LEAST_LAG)
         #: When records that come next may begin to be missing, by the monotonic clock.
         self._fresh_until = 0.0
-        self._waiters: list[tuple[int, float, Future[None]]] = []
-        self._watchers: list[tuple[Callable[[], bool], Future[None]]] = []
+        self._waiters: list[tuple[int, float, Promise]] = []
+        self._watchers: list[tuple[Callable[[], bool], Promise]] = []
         self._warned = False
 
     @property
@@ -116,26 +116,26 @@ class Partition:
         self.reached(asked)
         self.wake()
 
-    def wait(self, futures: Iterable[Future[None]], end: int, asked: float) -> None:
-        """Have futures be done when it was read up to an end that was asked for at a time."""
-        self._waiters += [(end, asked, future) for future in futures]
+    def wait(self, promises: Iterable[Promise], end: int, asked: float) -> None:
+        """Have promises be kept when it was read up to an end that was asked for at a time."""
+        self._waiters += [(end, asked, promise) for promise in promises]
         self.wake()
 
-    def watch(self, ready: Callable[[], bool], future: Future[None]) -> None:
-        """Have a future be done when something is so; asked each time that records came."""
-        self._watchers.append((ready, future))
+    def watch(self, ready: Callable[[], bool], promise: Promise) -> None:
+        """Have a promise be kept when something is so; asked each time that records came."""
+        self._watchers.append((ready, promise))
         self._tell()
 
     def wake(self) -> None:
         """Tell those whose wait is over."""
         waiting = []
         for waiter in self._waiters:
-            end, asked, future = waiter
+            end, asked, promise = waiter
             if self.position >= end:
                 self.reached(asked)
-                future.set_result(None)
+                promise.settle()
             elif self.denied is not None:
-                future.set_exception(self.denied)
+                promise.settle(self.denied)
             else:
                 waiting.append(waiter)
         self._waiters = waiting
@@ -150,19 +150,19 @@ class Partition:
     def end_waits(self, error: Exception) -> None:
         """End every wait."""
         waiters, self._waiters = self._waiters, []
-        for _, _, future in waiters:
-            future.set_exception(error)
+        for _, _, promise in waiters:
+            promise.settle(error)
 
     def _tell(self) -> None:
         watching = []
         for watcher in self._watchers:
-            ready, future = watcher
-            if future.cancelled():
+            ready, promise = watcher
+            if promise.cancelled:
                 continue
-            if not ready():
+            if ready():
+                promise.settle()
+            else:
                 watching.append(watcher)
-            elif future.set_running_or_notify_cancel():
-                future.set_result(None)
         self._watchers = watching
 
     def _warn(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -55,6 +54,7 @@ from chatstores_kafka.place import (
     parse_hosts,
     topic_of,
 )
+from chatstores_kafka.promise import Promise
 from chatstores_kafka.record import Kind, encode_command, encode_value, name_of, size_of
 from chatstores_kafka.state import REMEMBERED
 from chatstores_kafka.state_dir import HeldError
@@ -284,9 +284,9 @@ class KafkaChatStore(ChatStore):
     async def _all_loaded(self, t: KafkaTransport) -> View:
         """Return when all partitions can answer."""
         view = await self._view(t)
-        futures = [view.caught_up(number) for number in range(view.topic.partitions)]
-        for future in futures:
-            await t.wait(future, view.progress)
+        promises = [view.caught_up(number) for number in range(view.topic.partitions)]
+        for promise in promises:
+            await t.wait(promise, view.progress)
         return view
 
     async def _look(self, t: KafkaTransport, key: str) -> View:
@@ -352,22 +352,22 @@ class KafkaChatStore(ChatStore):
         self,
         t: KafkaTransport,
         view: View,
-        put: Callable[[int, bytes, bytes], Future[None]],
+        put: Callable[[int, bytes, bytes], Promise],
         partition: int,
         value: bytes,
     ) -> int:
-        """Send a record and wait for its future; its token."""
+        """Send a record and wait for its promise; its token."""
         token = view.new_token()
         try:
-            future = put(partition, token, value)
+            promise = put(partition, token, value)
         except BufferError:
             raise Busy("too many writes of this process wait for the brokers") from None
         try:
             try:
-                await t.wait(future)
+                await t.wait(promise)
             except SilentError:
                 view.give_up()  # what no broker has been sent
-                await t.within(_GIVE_UP_SECONDS).wait(future)
+                await t.within(_GIVE_UP_SECONDS).wait(promise)
         except KafkaException as exc:
             if exc.args[0].code() in _NOT_DONE:
                 raise NotDone from exc

@@ -1,4 +1,4 @@
-"""How the hooks wait: for futures that a view's threads set."""
+"""How the hooks wait: for promises that a view's threads settle."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from copy import copy
 from typing import Any, Self, TypeVar
 
 from chatstores.transport import AsyncTransport, SyncTransport
+from chatstores_kafka.promise import Promise
 from chatstores_kafka.topic import TopicSettings
 from chatstores_kafka.view import View, acquire, release
 
@@ -47,7 +46,7 @@ class _Holder:
 
 
 class SyncKafka(SyncTransport):
-    """Blocks until a future is done.
+    """Blocks until a promise is settled.
 
     Args:
         config: librdkafka's options of the connection.
@@ -76,11 +75,11 @@ class SyncKafka(SyncTransport):
         """The topic's view."""
         return self._holder.view()
 
-    async def wait(self, future: Future[T], progress: Callable[[], int] | None = None) -> T:
-        """A future's result.
+    async def wait(self, promise: Promise, progress: Callable[[], int] | None = None) -> None:
+        """Return when a promise is kept, and raise what breaks it.
 
         Args:
-            future: what to wait for.
+            promise: what to wait for.
             progress: a number that grows as long as something comes: then the wait goes on.
 
         Raises:
@@ -89,8 +88,8 @@ class SyncKafka(SyncTransport):
         before = progress() if progress else 0
         while True:
             try:
-                return future.result(self.seconds)
-            except FutureTimeoutError:
+                return promise.result(self.seconds)
+            except TimeoutError:
                 now = progress() if progress else 0
                 if now == before:
                     raise SilentError(f"nothing came for {self.seconds:.3g} s") from None
@@ -102,7 +101,7 @@ class SyncKafka(SyncTransport):
 
 
 class AsyncKafka(AsyncTransport):
-    """Awaits a future; the arguments are those of `SyncKafka`."""
+    """Awaits a promise; the arguments are those of `SyncKafka`."""
 
     def __init__(
         self,
@@ -129,30 +128,29 @@ class AsyncKafka(AsyncTransport):
         """The topic's view."""
         return self._holder.view()
 
-    async def wait(self, future: Future[T], progress: Callable[[], int] | None = None) -> T:
-        """A future's result; see `SyncKafka.wait`."""
+    async def wait(self, promise: Promise, progress: Callable[[], int] | None = None) -> None:
+        """Return when a promise is kept, and raise what breaks it; see `SyncKafka.wait`."""
         before = progress() if progress else 0
-        while not await self._original._is_done(future, self.seconds):
+        while not await self._original._is_done(promise, self.seconds):
             now = progress() if progress else 0
             if now == before:
                 raise SilentError(f"nothing came for {self.seconds:.3g} s")
             before = now
-        return future.result()
+        promise.result(0)
 
-    async def _is_done(self, future: Future[Any], seconds: float) -> bool:
-        """Wait for a future of another thread; whether it is done.
+    async def _is_done(self, promise: Promise, seconds: float) -> bool:
+        """Wait for a promise; whether it is settled.
 
-        As `asyncio.wrap_future` within `asyncio.timeout`, but that futures which are done at the
-        same moment wake the loop once.
+        Promises that are settled at the same moment wake the loop once.
         """
         waiter = self._loop.create_future()
-        future.add_done_callback(lambda _: self._post(waiter))
+        promise.when_done(lambda: self._post(waiter))
         timer = self._loop.call_later(seconds, _release, waiter)
         try:
             await waiter
         finally:
             timer.cancel()
-        return future.done()
+        return promise.done
 
     def _post(self, waiter: asyncio.Future[None]) -> None:
         """From any thread: have the loop release a waiter."""

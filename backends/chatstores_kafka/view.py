@@ -2,7 +2,7 @@
 
 The stores of a process that have one topic in common share a view. Three threads serve it: one
 follows the log, one tells what the brokers acknowledged, one has connections made again. Whoever
-waits gets a future.
+waits gets a promise.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from chatstores.errors import (
 )
 from chatstores.fold import Fold
 from chatstores.state import Command, Outcome
-from chatstores_kafka.attempt import Attempt, Verdict, new_future, settle
+from chatstores_kafka.attempt import Attempt, Verdict
 from chatstores_kafka.cleanup import Cleaner
 from chatstores_kafka.clients import DENIED, FETCH_SECONDS, FIRST, Clients
 from chatstores_kafka.fold import PartitionFold
 from chatstores_kafka.partition import Partition, fields_of
+from chatstores_kafka.promise import Promise
 from chatstores_kafka.state import LoggedState
 from chatstores_kafka.state_dir import Saver, StateDir
 from chatstores_kafka.topic import (
@@ -302,21 +303,21 @@ class View:
         """Counts how often records of a partition may have been missing."""
         return self._partitions[partition].generation
 
-    def caught_up(self, partition: int) -> Future[None]:
+    def caught_up(self, partition: int) -> Promise:
         """Done when everything is folded that stood in a partition at the time of this call."""
-        future = new_future()
+        promise = Promise()
         self._used = True
         with self.lock:
             part = self._partition(partition)
             trouble = self._trouble or part.trouble
             if trouble is not None:
-                future.set_exception(trouble)
+                promise.settle(trouble)
             elif part.asking is None:
-                part.asking = [future]
+                part.asking = [promise]
                 self._ask(part)
             else:  # the answer that is under way is from before this call
-                part.asked_next.append(future)
-        return future
+                part.asked_next.append(promise)
+        return promise
 
     def _partition(self, number: int) -> Partition:
         part = self._partitions.get(number)
@@ -362,15 +363,15 @@ class View:
         error: BaseException | None,
     ) -> None:
         with self.lock:
-            futures, part.asking = part.asking or [], None
+            promises, part.asking = part.asking or [], None
             if part.asked_next:
                 part.asking, part.asked_next = part.asked_next, []
             again = part.asking is not None
             if end is None:
                 self._missed.set()
                 self._next_look = 0.0
-                for future in futures:
-                    future.set_exception(error)
+                for promise in promises:
+                    promise.settle(error)
             elif end < position:
                 error = BackendMismatchError(
                     f"partition {part.number} of the topic {self.settings.name!r} ends at {end}, "
@@ -378,27 +379,27 @@ class View:
                     "acknowledged; close this store and look at it"
                 )
                 part.fail(error)
-                for future in futures:
-                    future.set_exception(error)
+                for promise in promises:
+                    promise.settle(error)
             else:
-                part.wait(futures, end, asked)
+                part.wait(promises, end, asked)
         if again:
             self._ask(part)
 
-    def when(self, partition: int, ready: Callable[[], bool]) -> Future[None]:
-        """Done when something is so that is asked of the sessions each time that records came.
+    def when(self, partition: int, ready: Callable[[], bool]) -> Promise:
+        """Kept when something is so that is asked of the sessions each time that records came.
 
         Args:
             partition: whose records.
             ready: asks, with the lock held.
 
         Returns:
-            A future, to be cancelled by who does not wait any longer.
+            A promise, to be cancelled by who does not wait any longer.
         """
-        future: Future[None] = Future()
+        promise = Promise()
         with self.lock:
-            self._partition(partition).watch(ready, future)
-        return future
+            self._partition(partition).watch(ready, promise)
+        return promise
 
     def read_whole(self, seconds: float) -> Iterator[tuple[int, PartitionFold]]:
         """Each partition folded anew from its beginning to its end, one after another.
@@ -499,8 +500,8 @@ class View:
         """A key for a record: no other record of the topic has it."""
         return (next(self._tokens) & _TOKENS).to_bytes(8, "little")
 
-    def put(self, partition: int, token: bytes, value: bytes | None) -> Future[None]:
-        """Send a record; done when it is acknowledged.
+    def put(self, partition: int, token: bytes, value: bytes | None) -> Promise:
+        """Send a record; kept when it is acknowledged.
 
         Args:
             partition: where it goes.
@@ -510,20 +511,23 @@ class View:
         Raises:
             BufferError: too much is on its way.
         """
-        future = new_future()
-        self._produce(partition, token, value, lambda error: settle(future, error))
-        return future
+        promise = Promise()
+        self._produce(
+            partition,
+            token,
+            value,
+            lambda error: promise.settle(None if error is None else KafkaException(error)),
+        )
+        return promise
 
-    def put_command(
-        self, partition: int, token: bytes, value: bytes, attempt: Attempt
-    ) -> Future[None]:
-        """Send a command's record; done when it is acknowledged, and the log was read to there.
+    def put_command(self, partition: int, token: bytes, value: bytes, attempt: Attempt) -> Promise:
+        """Send a command's record; kept when it is acknowledged, and the log was read to there.
 
         The arguments and errors are those of `put`.
         """
-        future = attempt.again()
+        promise = attempt.again()
         self._produce(partition, token, value, lambda error: self._acknowledge(attempt, error))
-        return future
+        return promise
 
     def _produce(
         self,
