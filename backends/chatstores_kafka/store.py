@@ -520,6 +520,8 @@ def _parts(command: Command) -> list[list[Record]]:
     action = command.action
     if not isinstance(action, Append | Replace | Restore):
         return []
+    if len(action.records) == 1:
+        return []
     parts: list[list[Record]] = [[]]
     room = _LIMIT
     for record in action.records:
