@@ -59,6 +59,8 @@ _log = logging.getLogger("chatstores_kafka")
 
 #: Seconds that the threads wait for something to do.
 _TICK = 0.05
+#: Seconds in which what the brokers say of further records is waited for, if more are on their way.
+_GATHER_SECONDS = 0.001
 #: Seconds in which a broker must say where a log ends, before it is asked again.
 _ASK_SECONDS = 2.0
 #: Seconds after which it is looked whether the topic is the one that was opened, if it is used.
@@ -605,9 +607,12 @@ class View:
     # The threads
 
     def _serve(self) -> None:
+        producer = self.clients.producer
         while not self._closing:
-            self.clients.producer.poll(_TICK)
+            producer.poll(_TICK)
             if self._reports:
+                while len(producer) > len(self._reports) and producer.poll(_GATHER_SECONDS):
+                    pass
                 self._settle()
             now = time.monotonic()
             if now >= self._next_look:
