@@ -556,17 +556,12 @@ class View:
         """
         reports, self._reports = self._reports, []
         with self.lock:
-            touched = set()
-            for error, message, told in reports:
-                if error is not None:
-                    told(named(error, "Write", self.settings.name))
-                    continue
-                part = self._fold_own(message)
-                if part is not None:
-                    touched.add(part)
-                told(None)
+            touched = {self._fold_own(message) for error, message, _ in reports if error is None}
             for part in touched:
-                part.wake()
+                if part is not None:
+                    part.wake()
+            for error, _, told in reports:
+                told(None if error is None else named(error, "Write", self.settings.name))
 
     def _fold_own(self, message: Any) -> Partition | None:
         """Fold an acknowledged record of our own at once, if all before it is folded.
