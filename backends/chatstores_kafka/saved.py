@@ -2,8 +2,8 @@
 
 Little-endian::
 
-    bodies     of each session: a checkpoint's head and columns, in more columns its records' offsets
-               and tokens, and the lengths of its messages' ids and texts; then those
+    bodies     of each session: a checkpoint's head and columns; in more columns, its records'
+               offsets and tokens, and the lengths of its messages' ids and texts; then those
     index      of each session: a struct, its name
     about      JSON: which partition it is, and how far it was read
     trailer    a struct

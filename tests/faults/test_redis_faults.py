@@ -50,7 +50,7 @@ def test_server_killed_and_restarted_under_load(
     chance = random.Random(3)
     hits = 0
     namespace = f"restarts{times}"
-    store = open_store(server.url, namespace=namespace, timeout=10)
+    store = open_store(server.url, namespace=namespace, timeout=60)
     with store, Load(store) as load:
         for _ in range(times):
             time.sleep(chance.uniform(0.1, 0.4))
