@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json, to_json
 
 from chatstores.state import Outcome, Record
-from chatstores_kafka.state import LoggedState, Remembered
+from chatstores_kafka.state import LoggedState, Remembered, offset_of
 
 __all__ = [
     "COLUMNS",
@@ -138,7 +138,13 @@ def unpack(data: bytes, codes: str) -> tuple[Checkpoint, int]:
 
 
 def take_checkpoint(
-    state: LoggedState, checkpoint: Checkpoint, upto: int, offset: int, *, whole: bool
+    state: LoggedState,
+    checkpoint: Checkpoint,
+    upto: int,
+    offset: int,
+    *,
+    whole: bool,
+    begin: int = 0,
 ) -> bool:
     """Make a session what a checkpoint says, if no command came after what it holds.
 
@@ -149,9 +155,11 @@ def take_checkpoint(
         offset: its own.
         whole: whether no record was missing so far: then what was removed is still known here, and
             is the answer to a command that comes again.
+        begin: where the log begins, if its older part is cut off: the messages that stood
+            there are not in the session any more.
 
     Returns:
-        Whether it was effective. A message whose record is not in the log any more reads as
+        Whether it was effective. Any other message whose record is not in the log reads as
         ``GONE``, which is no message.
     """
     if state.mark > upto:
@@ -159,6 +167,12 @@ def take_checkpoint(
     sources = checkpoint.columns[0]
     if sources != state.sources:
         found = state.rows_by_source()
+        here = [i for i, one in enumerate(sources) if one in found or offset_of(one) >= begin]
+        if len(here) < len(sources):
+            sources = array("q", [sources[index] for index in here])
+            ordinals = array("q", [checkpoint.columns[1][index] for index in here])
+            columns = [sources, ordinals, *checkpoint.columns[2:]]
+            checkpoint = checkpoint._replace(columns=columns)
         rows = []
         for source in sources:
             record = found.get(source)
@@ -170,7 +184,7 @@ def take_checkpoint(
         state.sources = sources
     assume(state, checkpoint, state.remembered.others if whole else {})
     state.mark, state.checkpoint = upto, offset
-    state.waste = 0
+    state.waste = state.since = 0
     state.shed = {}
     state.parts = {}
     state.newest = None

@@ -34,6 +34,8 @@ __all__ = ["Cleaner", "Draft", "draft_checkpoint", "is_due", "leftovers"]
 
 #: A session may have so many useless records and rows, or as many as it has messages.
 _WASTE = 16
+#: The part of a retention that a command may be without a checkpoint.
+_PART = 0.25
 #: Seconds in which the brokers must take what is sent; what is not done then is left to later.
 _SECONDS = 10.0
 #: Seconds after which a checkpoint that came too late is tried again, and how often.
@@ -50,8 +52,15 @@ class Draft(NamedTuple):
     value: bytes
 
 
-def is_due(state: LoggedState) -> bool:
-    """Whether a session should have a checkpoint now."""
+def is_due(state: LoggedState, before: int = 0) -> bool:
+    """Whether a session should have a checkpoint now.
+
+    Args:
+        state: the session.
+        before: an append time; what was done before it must stand in a checkpoint.
+    """
+    if 0 < state.since < before:
+        return True
     if not state.alive:
         return state.waste > 0
     return state.waste > max(_WASTE, len(state.ids))
@@ -122,7 +131,7 @@ class Cleaner:
     def look(self, partition: int, name: bytes) -> None:
         """Have a session cleaned up if it is due; the view's lock is held."""
         state = self._view.state(partition, name)
-        if state is None or name in self._queued or not is_due(state):
+        if state is None or name in self._queued or not is_due(state, self._before()):
             return
         self._queued.add(name)
         self._due.put((partition, name))
@@ -198,16 +207,26 @@ class Cleaner:
         view, prefix = self._view, namespace.encode() + b"\0"
         for partition in range(view.topic.partitions):
             with view.lock:
-                wasted = [
+                before = self._before()
+                due = [
                     name
                     for name, state in view.partition_fold(partition).states.items()
-                    if name.startswith(prefix) and state.waste > 0
+                    if name.startswith(prefix) and (state.waste > 0 or is_due(state, before))
                 ]
-            for name in wasted:
+            for name in due:
                 self.clean(partition, name)
         for partition, fold in view.read_whole(_SECONDS):
             states = [state for name, state in fold.states.items() if name.startswith(prefix)]
             self.bury(partition, leftovers(states, now_us()))
+
+    def _before(self) -> int:
+        """What was done before this time in microseconds must stand in a checkpoint.
+
+        Where the log is cut off behind a retention, what a command without a checkpoint does may
+        be another thing for who has not read what stood before it.
+        """
+        retention = self._view.topic.retention
+        return 0 if retention is None else now_us() - round(retention * _PART * 1_000_000)
 
     def _run(self) -> None:
         while (due := self._due.get()) is not None:

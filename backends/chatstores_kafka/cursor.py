@@ -2,8 +2,9 @@
 
 The position is the committed offset of a consumer group of its own for each group and session,
 since Kafka keeps one per partition, and many sessions share a partition. What counts stands in its
-metadata, ``<epoch>.<ordinal>`` of the last consumed row: an offset is no place in a session whose
-rows were removed or replaced.
+metadata, ``<epoch>.<ordinal>.<source>`` of the last consumed row: an offset is no place in a
+session whose rows were removed or replaced. Where the log was cut off, the session's birth may be
+gone, and its epoch be another one: then the row is found by its source.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ class Position(NamedTuple):
     Attributes:
         epoch: the session's when it was consumed; another one is consumed from its first row.
         ordinal: the last consumed row's.
-        offset: where the log goes on after that row's record, for Kafka's own tools to show.
+        source: where that row stands in the log; -1 if there is none.
     """
 
     epoch: int
     ordinal: int
-    offset: int
+    source: int
 
 
-_BEGINNING = Position(0, 0, 0)
+_BEGINNING = Position(0, 0, -1)
 
 
 async def consume(
@@ -145,7 +146,8 @@ async def _end(store: KafkaChatStore, t: KafkaTransport, key: str) -> Position:
     def look(state: LoggedState | None) -> Position:
         if state is None:
             return _BEGINNING
-        return Position(state.epoch, state.last_ordinal, state.mark + 1)
+        source = state.sources[-1] if state.sources else -1
+        return Position(state.epoch, state.last_ordinal, source)
 
     return await _read(store, t, key, look)
 
@@ -162,7 +164,7 @@ async def _rows(
         if state is None or not rows:
             return [], start
         last = rows[-1]
-        end = Position(state.epoch, state.ordinals[last], offset_of(state.sources[last]) + 1)
+        end = Position(state.epoch, state.ordinals[last], state.sources[last])
         return state.payloads[rows[0] : rows[-1] + 1], end
 
     return await _read(store, t, key, look)
@@ -172,7 +174,10 @@ def _behind(state: LoggedState | None, start: Position) -> range:
     """The indexes of a session's rows after a position."""
     if state is None:
         return range(0)
-    first = bisect_right(state.ordinals, start.ordinal) if state.epoch == start.epoch else 0
+    if state.epoch == start.epoch:
+        first = bisect_right(state.ordinals, start.ordinal)
+    else:
+        first = state.sources.index(start.source) + 1 if start.source in state.sources else 0
     return range(first, len(state.ids))
 
 
@@ -203,13 +208,12 @@ async def _committed(store: KafkaChatStore, t: KafkaTransport, key: str, group: 
         if found.offset < 0:  # there is none
             return _BEGINNING
         try:
-            epoch, ordinal = map(int, (found.metadata or "").split("."))
-        except ValueError:
+            return Position(*map(int, (found.metadata or "").split(".")))
+        except (TypeError, ValueError):
             raise BackendMismatchError(
                 f"the offset of the consumer group {_group_id(store, key, group)!r} was committed "
                 'by another program; consume from "beginning" or "latest" to set it anew'
             ) from None
-        return Position(epoch, ordinal, found.offset)
 
     return await _with_client(store, t, key, group, ask)
 
@@ -220,8 +224,10 @@ async def _commit(
     """Note where a group stopped."""
 
     def tell(client: Consumer, place: TopicPartition) -> None:
-        position = f"{end.epoch}.{end.ordinal}"
-        there = TopicPartition(place.topic, place.partition, end.offset, position)
+        position = f"{end.epoch}.{end.ordinal}.{end.source}"
+        # Kafka's own tools show the offset: where the log goes on after that row's record.
+        offset = offset_of(end.source) + 1
+        there = TopicPartition(place.topic, place.partition, offset, position)
         for done in client.commit(offsets=[there], asynchronous=False):
             if done.error is not None:
                 raise KafkaException(done.error)

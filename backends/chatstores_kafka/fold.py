@@ -58,6 +58,8 @@ class PartitionFold:
         self._waiting = waiting
         self._answer = answer
         self.states: dict[bytes, LoggedState] = {}
+        #: Where a log that is cut off begins: what stood before that is no message any more.
+        self.begin = 0
         #: Records that are not ours: how many, and the offset of the newest.
         self.foreign = 0
         self.foreign_offset = -1
@@ -81,6 +83,23 @@ class PartitionFold:
         self.states[name] = state
         namespace, _, key = name.partition(b"\0")
         self._fold.namespaces.setdefault(namespace.decode(), {})[key.decode()] = state
+
+    def _hide(self, name: bytes) -> None:
+        namespace, _, key = name.partition(b"\0")
+        del self._fold.namespaces[namespace.decode()][key.decode()]
+
+    def take_over(self, other: PartitionFold, fold: Fold) -> None:
+        """Show these sessions in the place of those of another fold.
+
+        Args:
+            other: the fold of the same partition that was there.
+            fold: where its sessions are, with those of the other partitions.
+        """
+        for name in other.states:
+            other._hide(name)
+        self._fold = fold
+        for name, state in self.states.items():
+            self._hold(name, state)
 
     def adopt(self, saved: Saved) -> None:
         """Begin with what an earlier process folded, as if this fold had read so far."""
@@ -230,7 +249,7 @@ class PartitionFold:
     ) -> None:
         checkpoint = decode_checkpoint(body)
         whole = self.dead is None
-        if not take_checkpoint(state, checkpoint, head.seen, offset, whole=whole):
+        if not take_checkpoint(state, checkpoint, head.seen, offset, whole=whole, begin=self.begin):
             if token in self.useless:
                 self.useless[token] = []
             return
@@ -259,8 +278,7 @@ class PartitionFold:
         if name is None or state is None or state.alive or state.tokens[-1:] != array("Q", [token]):
             return
         del self.states[name]
-        namespace, _, key_text = name.partition(b"\0")
-        del self._fold.namespaces[namespace.decode()][key_text.decode()]
+        self._hide(name)
 
     def _refuse(self, offset: int, version: int, partitions: int) -> NoReturn:
         if version > FORMAT:

@@ -10,16 +10,19 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from chatstores.errors import ChatStoreError
+from chatstores.fold import Fold
 from chatstores_kafka.fold import PartitionFold
+from chatstores_kafka.moment import Moment
 from chatstores_kafka.promise import Promise
 from chatstores_kafka.saved import Saved
+from chatstores_kafka.topic import Topic
 
 __all__ = ["Partition", "fields_of"]
 
 _log = logging.getLogger("chatstores_kafka")
 
-#: Seconds that a partition counts as fresh at least; only tests have a shorter compaction lag.
-_LEAST_LAG = 5.0
+#: Seconds in which nothing goes unnoticed, at least; only tests have topics that say less.
+_LEAST = 5.0
 
 
 def fields_of(message: Any) -> tuple[int, int, bytes | None, bytes | None]:
@@ -32,16 +35,34 @@ class Partition:
 
     Args:
         number: which.
-        topic: the topic's name.
-        compaction_lag: seconds in which nothing that is written is compacted.
-        fold: its sessions.
+        name: the topic's name.
+        topic: the topic.
+        shown: where its sessions are, with those of the other partitions.
+        new_fold: makes a fold of it, whose sessions are in a place that is given.
+        place: has the consumer put at its beginning, which sets `placed`.
     """
 
-    def __init__(self, number: int, topic: str, compaction_lag: float, fold: PartitionFold) -> None:
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        topic: Topic,
+        shown: Fold,
+        new_fold: Callable[[Fold], PartitionFold],
+        place: Callable[[], None],
+    ) -> None:
         self.number = number
-        self.topic = topic
-        self.fold = fold
-        #: The offset that comes next, and that with which the log began.
+        self.name = name
+        self._topic = topic
+        self._shown = shown
+        self._new_fold = new_fold
+        self._place = place
+        #: Its sessions, as they are shown; and the fold that is read into, which is another one
+        #: while it is read anew.
+        self.fold = self._reading = new_fold(shown)
+        #: Whether the consumer was put at its beginning: what comes before that is not for us.
+        self.placed = False
+        #: The offset that comes next, and that with which the log begins.
         self.position = 0
         self.begin = 0
         #: Whether an end was reached.
@@ -58,22 +79,70 @@ class Partition:
         #: What a state directory has of it: how far it had read, and when that was written.
         self.saved = -1
         self.saved_at = 0.0
-        #: When all was read that stood in the log, in seconds since 1970; and how far that was.
-        self.known_at = 0.0
+        #: How far it was read when an end was reached.
         self._sound = -1
-        self._lag = max(compaction_lag, _LEAST_LAG)
-        #: When records that come next may begin to be missing, by the monotonic clock.
-        self._fresh_until = 0.0
-        self._waiters: list[tuple[int, float, Promise]] = []
+        self._lag = max(topic.compaction_lag, _LEAST)
+        #: When the newest end was asked for that was reached.
+        self._asked: Moment | None = None
+        #: Whether the offsets since then have a gap: what stood there may have been compacted.
+        self._gap = False
+        self._waiters: list[tuple[int, Moment, Promise]] = []
         self._watchers: list[tuple[Callable[[], bool], Promise]] = []
         self._warned = False
 
     @property
     def is_fresh(self) -> bool:
         """Whether it is loaded, and nothing can be missing."""
-        if self.trouble is not None or self.denied is not None:
+        if self.trouble is not None or self.denied is not None or not self.loaded:
             return False
-        return self.loaded and time.monotonic() < self._fresh_until
+        return self._asked is not None and self._asked.age() < self._lag
+
+    @property
+    def known_at(self) -> float:
+        """When all was read that stood in the log, in seconds since 1970."""
+        return 0.0 if self._asked is None else self._asked.wall
+
+    @property
+    def is_read_anew(self) -> bool:
+        """Whether it is read into a fold that is not shown yet."""
+        return self._reading is not self.fold
+
+    def start(self, offset: int) -> None:
+        """Read from an offset on, where the log begins; the consumer is about to be put there."""
+        self.position = offset
+        self._begins(offset)
+
+    def reload(self) -> None:
+        """Read it anew from its beginning.
+
+        Until that is done nothing is answered; who was answered just now still finds what was.
+        """
+        self.placed = self.loaded = self._gap = False
+        self.generation += 1
+        self.position, self._sound = 0, -1
+        self._asked = None
+        self._reading = self._new_fold(Fold())
+        self._place()
+
+    def cut_off(self, beginning: int) -> None:
+        """Note where the log begins now: if a session lacks a record by that, read all anew."""
+        if not self.placed or beginning <= self.begin:
+            return
+        states = self._reading.states.values()
+        try:
+            lacks = any(state.offsets and state.offsets[0] < beginning for state in states)
+        except ChatStoreError as exc:  # what was saved is not readable
+            self.fail(exc)
+            return
+        if lacks:
+            self.reload()
+        else:
+            self._begins(beginning)
+
+    def _begins(self, offset: int) -> None:
+        self.begin = offset
+        if self._topic.retention is not None:
+            self._reading.begin = offset
 
     @property
     def is_exact(self) -> bool:
@@ -89,35 +158,55 @@ class Partition:
     def take(self, message: Any) -> bool:
         """Fold a record; whether it was new."""
         offset = message.offset()
-        if self.trouble is not None or offset < self.position:
+        if self.trouble is not None or not self.placed or offset < self.position:
             return False
         try:
-            self.fold.take(*fields_of(message))
+            self._reading.take(*fields_of(message))
         except ChatStoreError as exc:
             self.fail(exc)
             return False
+        if offset > self.position:
+            self._gap = True
         self.position = offset + 1
         return True
 
-    def reached(self, asked: float) -> None:
-        """Note that everything was read that stood in the log at a time of the monotonic clock."""
-        if self.loaded and time.monotonic() >= self._fresh_until:
-            self.generation += 1
-        self.loaded = True
-        self.fold.reached_end()
-        self._fresh_until = max(self._fresh_until, asked + self._lag)
-        self._sound = self.position
-        self.known_at = max(self.known_at, time.time() - (time.monotonic() - asked))
+    def reached(self, asked: Moment) -> bool:
+        """Note that everything was read that stood in the log at a moment.
 
-    def ended(self, offset: int, asked: float) -> None:
-        """Note that the log ended at an offset, at a time of the monotonic clock."""
-        self.position = max(self.position, offset)
+        Returns:
+            Whether it may be answered from. If not, tombstones may have been missed, since it was
+            not read for too long: it is read anew.
+        """
+        if self.loaded and self._asked is not None:
+            age = self._asked.age()
+            if self._gap and age >= max(self._topic.delete_retention, _LEAST):
+                self.reload()
+                return False
+            if age >= self._lag:
+                self.generation += 1
+        self.loaded, self._gap = True, False
+        self._reading.reached_end()
+        if self.is_read_anew:
+            self._reading.take_over(self.fold, self._shown)
+            self.fold = self._reading
+        self._sound = self.position
+        if self._asked is None or asked.steady > self._asked.steady:
+            self._asked = asked
+        return True
+
+    def ended(self, offset: int, asked: Moment) -> None:
+        """Note that the log ended at an offset, at a moment."""
+        if not self.placed:
+            return
+        if offset > self.position:
+            self._gap = True
+            self.position = offset
         self.denied = None
         self.reached(asked)
         self.wake()
 
-    def wait(self, promises: Iterable[Promise], end: int, asked: float) -> None:
-        """Have promises be kept when it was read up to an end that was asked for at a time."""
+    def wait(self, promises: Iterable[Promise], end: int, asked: Moment) -> None:
+        """Have promises be kept when it was read up to an end that was asked for at a moment."""
         self._waiters += [(end, asked, promise) for promise in promises]
         self.wake()
 
@@ -131,8 +220,7 @@ class Partition:
         waiting = []
         for waiter in self._waiters:
             end, asked, promise = waiter
-            if self.position >= end:
-                self.reached(asked)
+            if self.placed and self.position >= end and self.reached(asked):
                 promise.settle()
             elif self.denied is not None:
                 promise.settle(self.denied)
@@ -173,6 +261,6 @@ class Partition:
                 "partition %d of the topic %r holds records that chatstores did not write, such "
                 "as that at offset %d: they are left out",
                 self.number,
-                self.topic,
+                self.name,
                 self.fold.foreign_offset,
             )

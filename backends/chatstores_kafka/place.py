@@ -145,13 +145,21 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = _Options(
         "partitions": _up_to(2**16 - 1),  # what a record's head holds
         "replication_factor": _up_to(2**15 - 1),
         "compaction_lag": _lag,
+        "retention": parse_duration,
         "state_dir": _directory,
         **dict.fromkeys(_KNOWN, _driver_option),
         **{name: refused(reason) for name, reason in _REFUSED.items()},
     }
 )
 #: What is ours of them, and not librdkafka's.
-OURS = ("consistency", "partitions", "replication_factor", "compaction_lag", "state_dir")
+OURS = (
+    "consistency",
+    "partitions",
+    "replication_factor",
+    "compaction_lag",
+    "retention",
+    "state_dir",
+)
 
 
 def topic_of(url: StoreURL) -> str:

@@ -160,6 +160,7 @@ def _rest_of(state: LoggedState) -> tuple[Checkpoint, list[array[int]], list[Rec
         parts.append([token, place, len(some)])
         records += some
     head |= {"mark": state.mark, "checkpoint": state.checkpoint, "parts": parts}
+    head["since"] = state.since
     return Checkpoint(head, columns), [state.offsets[:], state.tokens[:]], records
 
 
@@ -240,6 +241,7 @@ def _fill(state: LoggedState, body: bytes) -> None:
     state.ids, state.payloads = ids[:count], payloads[:count]
     state.offsets, state.tokens = offsets, tokens
     state.mark, state.checkpoint = head["mark"], head["checkpoint"]
+    state.since = head["since"]
     state.shed, state.newest, state._incoming = {}, None, ()
     state.parts = {}
     rest = map(Record, ids[count:], payloads[count:])

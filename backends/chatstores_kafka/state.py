@@ -108,7 +108,9 @@ class LoggedState(SessionState):
     time: int = 0
     #: The offset of the newest effective checkpoint.
     checkpoint: int = -1
-    #: How many records and rows have become useless since then.
+    #: The append time of the first command since then; 0 if there was none.
+    since: int = 0
+    #: How many records and rows have become useless since the checkpoint.
     waste: int = 0
     #: Messages that were removed or refused, by source: where records are gone from the log, a
     #: later checkpoint may say that they were not.
@@ -148,6 +150,8 @@ class LoggedState(SessionState):
             self.newest = message_id
         self.time = now
         self.mark = offset
+        if not self.since:
+            self.since = now
         self.last_ordinal = ordinal = self.last_ordinal + 1
         self.ordinals.append(ordinal)
         self.ids.append(message_id)
@@ -192,6 +196,7 @@ class LoggedState(SessionState):
         """
         self.mark = offset
         self.time = now = max(now, self.time)
+        self.since = self.since or now
         memory = self.remembered
         known = memory.get(command.id) if retry or command.id in memory.overtaken else None
         records = _records(command)

@@ -6,7 +6,9 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
@@ -19,6 +21,7 @@ from chatstores.errors import (
     ChatStoreError,
     NotSetUpError,
     PermissionDeniedError,
+    UnsupportedError,
 )
 from chatstores.message import ChatMessage
 from chatstores.operations import KeyPage, RecentPage
@@ -72,6 +75,10 @@ _HEAD_BYTES = 64 * 1024
 _LIMIT = MAX_RECORD_BYTES - _HEAD_BYTES
 #: Seconds in which librdkafka says what it had not sent.
 _GIVE_UP_SECONDS = 0.1
+_NO_TTL = (
+    "with retention= messages go by their own age, from live sessions too; take retention= or "
+    "ttl=, not both"
+)
 _DEFAULTS = {
     "consistency": "linearizable",
     "partitions": 12,
@@ -99,6 +106,8 @@ class KafkaChatStore(ChatStore):
         replication_factor: how many copies the topic is created with; None: the broker's default.
         compaction_lag: seconds in which what is written is not compacted, if the topic is created;
             default an hour. No process may be asleep for longer and then answer without looking.
+        retention: seconds, or text such as "30d", after which the brokers may remove a message,
+            also one of a live session; None (default): messages are kept for ever.
         state_dir: a directory in which what was read is kept between runs, so that the next one
             reads only what is new; for one process at a time. It holds the messages, readable for
             this user. Default None: the topic is read again.
@@ -107,6 +116,7 @@ class KafkaChatStore(ChatStore):
 
     Raises:
         InvalidURLError: an option is wrong.
+        UnsupportedError: a ttl is given beside a retention.
     """
 
     capabilities = Capabilities(
@@ -122,7 +132,6 @@ class KafkaChatStore(ChatStore):
             "expiry": "is decided by the brokers' clock, and read by this machine's",
         },
         max_message_bytes=_LIMIT,
-        max_batch_bytes=_LIMIT,
     )
     _driver_errors = (KafkaException, SilentError, FutureTimeoutError, HeldError)
     _options: ClassVar[Mapping[str, Any]] = OPTIONS
@@ -138,6 +147,7 @@ class KafkaChatStore(ChatStore):
         partitions: int = 12,
         replication_factor: int | None = None,
         compaction_lag: float | str = 3600.0,
+        retention: float | str | None = None,
         state_dir: str | os.PathLike[str] | None = None,
         driver_options: Mapping[str, Any] | None = None,
         **options: Any,
@@ -148,19 +158,28 @@ class KafkaChatStore(ChatStore):
             "partitions": partitions,
             "compaction_lag": compaction_lag,
             **({} if replication_factor is None else {"replication_factor": replication_factor}),
+            **({} if retention is None else {"retention": retention}),
             **({} if state_dir is None else {"state_dir": os.fspath(state_dir)}),
             **(driver_options or {}),
         }
         values = parse_options(given, OPTIONS, "kafka://")
         self._topic = check_topic(topic)
         self._consistency: str = values.pop("consistency")
+        kept: float | None = values.pop("retention", None)
         self._state_dir: str | None = values.pop("state_dir", None)
         self._settings = TopicSettings(
             self._topic,
             values.pop("partitions"),
             values.pop("replication_factor", -1),
             round(values.pop("compaction_lag") * 1000),
+            None if kept is None else max(1, round(kept * 1000)),
         )
+        if kept is not None:
+            if self._ttl is not None:
+                raise UnsupportedError(_NO_TTL)
+            self.capabilities = replace(
+                self.capabilities, refused=MappingProxyType({"L1": _NO_TTL})
+            )
         check_driver_options(values)
         hosts = parse_hosts(servers)
         self._config = connection(hosts, username, password, values)
@@ -174,11 +193,7 @@ class KafkaChatStore(ChatStore):
 
     @classmethod
     def _from_parts(cls, url: StoreURL, options: dict[str, Any]) -> Self:
-        own = {
-            name: options.pop(name)
-            for name in OURS
-            if name in options
-        }
+        own = {name: options.pop(name) for name in OURS if name in options}
         base = {name: options.pop(name) for name in cls._base_options if name in options}
         return cls(
             hosts_text(url.hosts or (("localhost", PORT),)),
@@ -303,7 +318,8 @@ class KafkaChatStore(ChatStore):
             view = await self._view(t)
             name = name_of(self._namespace, key)
             partition = self._partition(view, name)
-            await self._loaded(t, view, partition, linearizable=False)
+            # With a retention, also who writes asks whether the log was cut off.
+            await self._loaded(t, view, partition, linearizable=view.topic.retention is not None)
         except (KafkaException, SilentError, HeldError) as exc:
             raise NotDone from exc
         unreadable = self._unreadable(view, partition, name, command)

@@ -42,6 +42,9 @@ LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 #: The largest record. Hosted Kafka allows no more than 8 MiB.
 MAX_RECORD_BYTES = 8 * 1024 * 1024
+#: The cleanup policy of a topic with a retention, as we write it.
+_BOTH = "compact,delete"
+_TIMES = ("min.compaction.lag.ms", "delete.retention.ms")
 
 
 class TopicSettings(NamedTuple):
@@ -52,21 +55,28 @@ class TopicSettings(NamedTuple):
         partitions: how many, if it is created.
         replication_factor: how many copies, if it is created; -1: the broker's default.
         compaction_lag: milliseconds in which nothing that is written is compacted.
+        retention: milliseconds after which what was written goes; None: never.
     """
 
     name: str
     partitions: int
     replication_factor: int
     compaction_lag: int
+    retention: int | None = None
 
     def config(self) -> dict[str, str]:
         """The topic's configuration."""
-        return {
+        config = {
             "cleanup.policy": "compact",
             "max.message.bytes": str(MAX_RECORD_BYTES),
             "message.timestamp.type": "LogAppendTime",
             "min.compaction.lag.ms": str(self.compaction_lag),
         }
+        if self.retention is not None:
+            config["cleanup.policy"] = _BOTH
+            config["retention.ms"] = str(self.retention)
+            config["retention.bytes"] = "-1"
+        return config
 
 
 class Topic(NamedTuple):
@@ -76,11 +86,15 @@ class Topic(NamedTuple):
         id: its id, by which a topic that was made anew is another one.
         partitions: how many it has.
         compaction_lag: seconds in which nothing that is written is compacted.
+        delete_retention: seconds in which a tombstone stays at least.
+        retention: seconds after which what was written goes; None: never.
     """
 
     id: str
     partitions: int
     compaction_lag: float
+    delete_retention: float
+    retention: float | None
 
 
 def find_topic(
@@ -108,7 +122,9 @@ def find_topic(
         config = None if found is None else _config(admin, settings.name, answer, seconds)
         if found is not None and config is not None:
             _check(settings, config)
-            return Topic(*found, int(config["min.compaction.lag.ms"]) / 1000)
+            lag, stay = (int(config[name]) / 1000 for name in _TIMES)
+            retention = None if settings.retention is None else settings.retention / 1000
+            return Topic(*found, lag, stay, retention)
         if found is None and not create:
             raise NotSetUpError(
                 f"there is no topic {settings.name!r}: 'chatstores setup' creates it; or open the "
@@ -238,9 +254,13 @@ def _config(admin: AdminClient, name: str, answer: Answer, seconds: float) -> di
 def _check(settings: TopicSettings, config: Mapping[str, str]) -> None:
     wanted = settings.config()
     wrong = []
-    for name in ("cleanup.policy", "message.timestamp.type"):
+    policy = config.get("cleanup.policy", "")
+    if set(policy.split(",")) != set(wanted["cleanup.policy"].split(",")):
+        wrong.append(f"cleanup.policy is {policy}, not {wanted['cleanup.policy']}")
+        wrong[0] += _opens(policy, int(config.get("retention.ms", -1)))
+    for name in ("message.timestamp.type", "retention.ms", "retention.bytes"):
         found = config.get(name)
-        if found != wanted[name]:
+        if found != wanted.get(name, found):
             wrong.append(f"{name} is {found}, not {wanted[name]}")
     for name in ("max.message.bytes", "min.compaction.lag.ms"):
         if int(config.get(name, 0)) < int(wanted[name]):
@@ -249,6 +269,15 @@ def _check(settings: TopicSettings, config: Mapping[str, str]) -> None:
         raise BackendMismatchError(
             f"the topic {settings.name!r} is not what chatstores needs: {'; '.join(wrong)}"
         )
+
+
+def _opens(policy: str, retention: int) -> str:
+    """A word on the option that opens a topic as it is, if there is one."""
+    if policy == "compact":
+        return " (open the store without retention=)"
+    if set(policy.split(",")) == set(_BOTH.split(",")) and retention > 0:
+        return f" (open the store with retention={retention / 1000:.15g}: older messages go)"
+    return ""
 
 
 def setup_script(settings: TopicSettings) -> str:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -37,6 +38,7 @@ from chatstores_kafka.attempt import Attempt, Verdict
 from chatstores_kafka.cleanup import Cleaner
 from chatstores_kafka.clients import DENIED, FETCH_SECONDS, FIRST, Clients
 from chatstores_kafka.fold import PartitionFold
+from chatstores_kafka.moment import Moment
 from chatstores_kafka.partition import Partition, fields_of
 from chatstores_kafka.promise import Promise
 from chatstores_kafka.state import LoggedState
@@ -105,7 +107,9 @@ class View:
         self._next_look = time.monotonic() + _LOOK_SECONDS
         self._partitions: dict[int, Partition] = {}
         self._attempts: dict[int, Attempt] = {}
+        #: Partitions that are to be read from their beginning, and those that the consumer reads.
         self._unassigned: list[int] = []
+        self._assigned: set[int] = set()
         self._wanted = threading.Event()
         #: Something was not answered: whatever connection is down is wanted again now.
         self._missed = threading.Event()
@@ -324,42 +328,72 @@ class View:
     def _partition(self, number: int) -> Partition:
         part = self._partitions.get(number)
         if part is None:
-            fold = PartitionFold(
-                self.fold, number, self.topic.partitions, self._attempts, self._answer_of(number)
-            )
             part = self._partitions[number] = Partition(
-                number, self.settings.name, self.topic.compaction_lag, fold
+                number,
+                self.settings.name,
+                self.topic,
+                self.fold,
+                partial(self._new_fold, number),
+                partial(self._place, number),
             )
-            self._unassigned.append(number)
-            self._wanted.set()
+            self._place(number)
         return part
 
+    def _new_fold(self, number: int, fold: Fold) -> PartitionFold:
+        answer = self._answer_of(number)
+        return PartitionFold(fold, number, self.topic.partitions, self._attempts, answer)
+
+    def _place(self, number: int) -> None:
+        """Have the consumer read a partition from its beginning; the lock is held."""
+        self._unassigned.append(number)
+        self._wanted.set()
+
     def _ask(self, part: Partition) -> None:
-        asked, position = time.monotonic(), part.position
-        place = TopicPartition(self.settings.name, part.number)
+        asked, position = Moment.ago(), part.position
         try:
-            [answer] = self.clients.admin.list_offsets(
-                {place: LATEST}, request_timeout=_ASK_SECONDS
-            ).values()
+            end = self._offset_of(part, LATEST)
+            begin = None if self.topic.retention is None else self._offset_of(part, EARLIEST)
         except (KafkaException, AttributeError, AssertionError) as exc:  # closed in the meantime
             self._told(part, asked, position, None, exc)
             return
-        answer.add_done_callback(lambda done: self._answered(part, asked, position, done))
 
-    def _answered(self, part: Partition, asked: float, position: int, answer: Future[Any]) -> None:
-        error, end = answer.exception(), -1
+        def told(_: object) -> None:
+            self._answered(part, asked, position, end, begin)
+
+        if begin is None:
+            end.add_done_callback(told)
+        else:  # both are under way
+            end.add_done_callback(lambda _: begin.add_done_callback(told))
+
+    def _offset_of(self, part: Partition, which: Any) -> Future[Any]:
+        place = TopicPartition(self.settings.name, part.number)
+        admin = self.clients.admin
+        return admin.list_offsets({place: which}, request_timeout=_ASK_SECONDS)[place]
+
+    def _answered(
+        self,
+        part: Partition,
+        asked: Moment,
+        position: int,
+        end: Future[Any],
+        begin: Future[Any] | None,
+    ) -> None:
+        answers = [end] if begin is None else [end, begin]
+        error = next((one.exception() for one in answers if one.exception() is not None), None)
         if isinstance(error, KafkaException):
             error = KafkaException(named(error.args[0], "Describe", self.settings.name))
-        if error is None:
-            end = answer.result().offset
-            if end < 0:
-                error = KafkaException(KafkaError(KafkaError._NO_OFFSET))
-        self._told(part, asked, position, None if error else end, error)
+        if error is None and any(one.result().offset < 0 for one in answers):
+            error = KafkaException(KafkaError(KafkaError._NO_OFFSET))
+        if error is None and begin is not None:
+            with self.lock:
+                part.cut_off(begin.result().offset)
+                error = part.trouble
+        self._told(part, asked, position, None if error else end.result().offset, error)
 
     def _told(
         self,
         part: Partition,
-        asked: float,
+        asked: Moment,
         position: int,
         end: int | None,
         error: BaseException | None,
@@ -422,12 +456,16 @@ class View:
             for place in places:
                 place.offset = earliest[place].result().offset
                 consumer.assign([place])
-                yield place.partition, self._read_to_end(consumer, place.partition, seconds)
+                yield place.partition, self._read_to_end(consumer, place, seconds)
         finally:
             consumer.close()
 
-    def _read_to_end(self, consumer: Consumer, partition: int, seconds: float) -> PartitionFold:
-        fold = PartitionFold(Fold(), partition, self.topic.partitions, (), lambda *_: None)
+    def _read_to_end(
+        self, consumer: Consumer, place: TopicPartition, seconds: float
+    ) -> PartitionFold:
+        fold = PartitionFold(Fold(), place.partition, self.topic.partitions, (), lambda *_: None)
+        if self.topic.retention is not None:
+            fold.begin = place.offset
         while True:
             messages = consumer.consume(1, seconds) + consumer.consume(_BATCH, 0)
             if not messages:
@@ -656,7 +694,13 @@ class View:
         # In the thread that polls: another one waits for it, holding the interpreter's lock.
         with self.lock:
             numbers, self._unassigned = self._unassigned, []
-        places = [TopicPartition(self.settings.name, number) for number in numbers]
+        name, assigned, consumer = self.settings.name, self._assigned, self.clients.consumer
+        # What the consumer has fetched of them before goes with that.
+        again = [TopicPartition(name, number) for number in numbers if number in assigned]
+        if again:
+            consumer.incremental_unassign(again)
+            assigned.difference_update(numbers)
+        places = [TopicPartition(name, number) for number in numbers]
         # An offset by name would be looked up by the consumer, three times as slowly.
         answers = self.clients.admin.list_offsets(
             dict.fromkeys(places, EARLIEST), request_timeout=_ASK_SECONDS
@@ -670,17 +714,23 @@ class View:
             return
         for place in places:
             self._begin(place)
-        self.clients.consumer.incremental_assign(places)
+        consumer.incremental_assign(places)
+        assigned.update(numbers)
+        with self.lock:
+            for number in numbers:
+                self._partitions[number].placed = True
 
     def _begin(self, place: TopicPartition) -> None:
         """Have a partition begin with what was saved of it, if anything was."""
         saved = self._dir.load(place.partition) if self._dir is not None else None
         with self.lock:
             part = self._partitions[place.partition]
-            part.begin = place.offset
-            if saved is None:
+            part.start(place.offset)
+            if saved is None or part.is_read_anew:
                 return
             if saved.about["begin"] != part.begin:
+                if self.topic.retention is not None:
+                    return  # it is read from there
                 part.fail(
                     BackendMismatchError(
                         f"partition {part.number} of the topic {self.settings.name!r} begins at "
@@ -697,7 +747,10 @@ class View:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             if part is not None and part.trouble is None and offset is not None:
-                part.ended(offset, time.monotonic() - FETCH_SECONDS - _TICK)
+                part.ended(offset, Moment.ago(FETCH_SECONDS + _TICK))
+        elif code in _LOST and part is not None and self.topic.retention is not None:
+            if part.placed:
+                part.reload()
         elif code in _LOST and part is not None:
             part.fail(
                 BackendMismatchError(

@@ -181,7 +181,7 @@ def test_l1_a_ttl_is_seconds_or_text(open_api: OpenApi, ttl: Any, seconds: float
     assert abs((info.expires_at - info.updated_at).total_seconds() - seconds) < 0.1
 
 
-@pytest.mark.clause("L1")
+@pytest.mark.clause("L1", decided=False)  # no store takes these
 @pytest.mark.parametrize("ttl", [0, -1, "0", "-1s", "", "x", "5 days", float("nan"), "1y", True])
 def test_l1_no_ttl(harness: Harness, ttl: Any) -> None:
     with pytest.raises(InvalidURLError, match="ttl"):

@@ -227,9 +227,11 @@ def test_u5_an_option_stands_in_one_place(harness: Harness) -> None:
 
 @pytest.mark.clause("U5")
 def test_u5_options_in_the_url_are_those_beside_it(harness: Harness) -> None:
-    store = chatstores.open_store(f"{harness.url}{_and(harness.url)}namespace=n&ttl=7d&create=true")
+    store = chatstores.open_store(
+        f"{harness.url}{_and(harness.url)}namespace=n&timeout=7s&create=true"
+    )
     assert store.namespace == "n"
-    assert store._ttl == 7 * 86_400
+    assert store._timeout == 7
     store.close()
 
 

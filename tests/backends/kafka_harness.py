@@ -32,6 +32,7 @@ class KafkaHarness(ProxiedHarness):
         server: the broker, which advertises the proxy.
         proxy: the proxy.
         topic: the topic.
+        retention: how long it keeps what is written, such as "30d"; None: for ever.
     """
 
     name = "kafka"
@@ -39,16 +40,27 @@ class KafkaHarness(ProxiedHarness):
     # What the store tidies up behind its commands begins otherwise.
     writes = tuple(bytes([MAGIC, FORMAT, kind]) for kind in Kind if kind < Kind.PART)
 
-    def __init__(self, server: KafkaServer, proxy: Proxy, topic: str = "chatstores") -> None:
-        query = urlencode({"partitions": PARTITIONS, **server.options})
-        super().__init__(f"{server.url}/{topic}?{query}", [proxy])
+    def __init__(
+        self,
+        server: KafkaServer,
+        proxy: Proxy,
+        topic: str = "chatstores",
+        retention: str | None = None,
+    ) -> None:
+        options = {"partitions": PARTITIONS, **server.options}
+        if retention is not None:
+            self.name = "kafka-retention"
+            options["retention"] = retention
+        super().__init__(f"{server.url}/{topic}?{urlencode(options)}", [proxy])
         self._server = server
         self._proxy = proxy
         self._topic = topic
+        self._retention = retention
 
     @contextmanager
     def fresh_place(self) -> Iterator[Harness]:
-        yield KafkaHarness(self._server, self._proxy, f"fresh-{next(_topics)}")
+        topic = f"fresh-{next(_topics)}"
+        yield KafkaHarness(self._server, self._proxy, topic, self._retention)
 
     def overwrite(self, namespace: str, key: str, index: int, payload: bytes) -> None:
         with self.open(namespace=namespace, on_corrupt="skip") as store:

@@ -320,7 +320,7 @@ def test_what_kafkas_own_tools_see(store, server, key):
     asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
     found = asked[group].result().topic_partitions
     assert [(place.topic, place.offset, place.metadata) for place in found] == [
-        ("chatstores", state.mark + 1, f"{state.epoch}.2")
+        ("chatstores", state.mark + 1, f"{state.epoch}.2.{state.sources[-1]}")
     ]
     client = Consumer({"bootstrap.servers": server.direct, "group.id": group, **QUIET})
     place = TopicPartition("chatstores", found[0].partition, 0)

@@ -454,7 +454,12 @@ def test_the_printed_words_create_the_topic(server: KafkaServer, topic: str) -> 
     ("name", "value", "what"),
     [
         ("cleanup.policy", "delete", "cleanup.policy is delete, not compact"),
-        ("cleanup.policy", "compact,delete", "cleanup.policy is compact,delete, not compact"),
+        (
+            "cleanup.policy",
+            "compact,delete",
+            "cleanup.policy is compact,delete, not compact (open the store with retention=604800: "
+            "older messages go)",
+        ),
         (
             "message.timestamp.type",
             "CreateTime",
