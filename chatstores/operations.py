@@ -8,7 +8,6 @@ below.
 from __future__ import annotations
 
 import os
-import random
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -75,11 +74,6 @@ _NAMESPACE_CHARACTERS = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-#: Makes the ids of commands, from the system's chance: the module's own generator may be seeded by
-#: the user's program. Asking the system each time would give the interpreter's lock away.
-_chance = random.Random()
-os.register_at_fork(after_in_child=_chance.seed)
 
 
 class KeyPage(NamedTuple):
@@ -444,7 +438,9 @@ class Operations(ABC):
         """Run one command on a key that was checked; a refusal becomes its error."""
         if expected is not None:
             self._check_count("expected_version", expected)
-        command = Command(_chance.getrandbits(64), action, expected, self._ttl_us)
+        # From the system: of a machine that is copied while it runs, as functions in the cloud are,
+        # both copies would draw the same from a generator of our own.
+        command = Command(int.from_bytes(os.urandom(8), "big"), action, expected, self._ttl_us)
         outcome = await self._run(t, self._commit, key, command=command)
         if outcome.refusal is None:
             return outcome
