@@ -733,6 +733,18 @@ def takes(store: ChatStore, message: ChatMessage) -> bool:
 # Where the brokers are
 
 
+def test_a_batch_that_one_record_cannot_hold(server: KafkaServer, topic: str) -> None:
+    batch = [ChatMessage(f"{number}" * 3_000_000) for number in range(8)]
+    with open_store(url_of(server, topic), timeout=30) as store:
+        add(store, "before")
+        assert store.add_messages("k", batch).added == 8
+        add(store, "after")
+        before, *found, after = store.get_messages("k")
+    assert found == batch
+    with open_store(url_of(server, topic, **{"client.id": "new"}), timeout=30) as store:
+        assert store.get_messages("k") == [before, *batch, after]
+
+
 def test_many_hosts_of_which_some_are_away(server: KafkaServer, topic: str) -> None:
     hosts = f"127.0.0.1:1,127.0.0.1:{server.port},localhost:2"
     store = open_store(f"kafka://{hosts}/{topic}?partitions=2")
