@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Container
+from itertools import islice
 from typing import Any, NoReturn
 
 from chatstores.errors import BackendMismatchError
@@ -13,6 +14,7 @@ from chatstores.state import Command, Outcome
 from chatstores_kafka.checkpoint import decode_checkpoint, take_checkpoint
 from chatstores_kafka.record import (
     FORMAT,
+    FRONT,
     HEAD,
     LENGTHS,
     MAGIC,
@@ -24,11 +26,12 @@ from chatstores_kafka.record import (
 )
 from chatstores_kafka.saved import Saved, SavedState
 from chatstores_kafka.state import INDEX_BITS, LoggedState, offset_of
+from chatstores_kafka.unfolded import UnfoldedState
 
 __all__ = ["PartitionFold"]
 
 
-_APPEND = int(Kind.APPEND)
+_APPEND, _CHECKPOINT = int(Kind.APPEND), int(Kind.CHECKPOINT)
 _HEAD_BYTES, _LENGTHS_BYTES = HEAD.size, LENGTHS.size
 
 
@@ -70,14 +73,9 @@ class PartitionFold:
         #: What this process's own checkpoints made useless, by the checkpoint's token.
         self.useless: dict[int, list[int] | None] = {}
         self._shedding: list[LoggedState] = []
-
-    def state(self, name: bytes) -> LoggedState:
-        """The state of a session, made if it is not there."""
-        state = self.states.get(name)
-        if state is None:
-            state = LoggedState()
-            self._hold(name, state)
-        return state
+        #: Sessions whose records were only read; and what was tombstoned when the end was reached.
+        self._unfolded: dict[bytes, UnfoldedState] = {}
+        self._was_dead: set[int] = set()
 
     def _hold(self, name: bytes, state: LoggedState) -> None:
         self.states[name] = state
@@ -135,15 +133,37 @@ class PartitionFold:
             self.foreign += 1
             self.foreign_offset = offset
             return
-        head = HEAD.unpack_from(value)
-        _, version, kind, retry, partitions, length, count, number, seen, expected, ttl = head
+        version, kind, partitions, length, number = FRONT.unpack_from(value)
         if version != FORMAT or partitions != self._partitions:
             self._refuse(offset, version, partitions)
         token = int.from_bytes(key, "little")
         start = _HEAD_BYTES + length
         name = value[_HEAD_BYTES:start]
+        state = self.states.get(name)
+        if state is None:
+            state = LoggedState() if self.dead is None else UnfoldedState(name, self._unfold)
+            self._hold(name, state)
+        if (
+            self.dead is not None
+            and isinstance(state, UnfoldedState)
+            and not state.is_folded
+            and number not in self._waiting
+        ):
+            state.read(offset, now, token, value)
+            self._unfolded[name] = state
+            if kind == _CHECKPOINT:
+                self._markers[token] = name
+            return
+        self._fold_one(state, offset, now, token, value)
+
+    def _fold_one(
+        self, state: LoggedState, offset: int, now: int, token: int, value: bytes
+    ) -> None:
+        """Fold a record of ours, of this version."""
+        head = HEAD.unpack_from(value)
+        _, _, kind, retry, _, length, count, number, seen, expected, ttl = head
+        start = _HEAD_BYTES + length
         try:
-            state = self.states.get(name) or self.state(name)
             state.offsets.append(offset)
             state.tokens.append(token)
             if (
@@ -168,6 +188,7 @@ class PartitionFold:
                     if number in self._waiting:
                         self._answer(number, Outcome(done, 1))
                     return
+            name = value[_HEAD_BYTES:start]
             self._take(state, name, RecordHead(*head), token, offset, now, value[start:])
         except (ValueError, KeyError, TypeError, struct.error) as exc:
             raise BackendMismatchError(
@@ -184,11 +205,34 @@ class PartitionFold:
             for state in self.states.values():
                 if isinstance(state, SavedState) and state.unread:
                     continue  # to be tombstoned twice harms nothing
-                keep = [i for i, token in enumerate(state.tokens) if token not in self.dead]
-                if len(keep) < len(state.tokens):
-                    state.offsets = array("q", [state.offsets[i] for i in keep])
-                    state.tokens = array("Q", [state.tokens[i] for i in keep])
-        self.dead = None
+                if not isinstance(state, UnfoldedState) or state.is_folded:
+                    _drop(state, self.dead)
+        self._was_dead, self.dead = self.dead or self._was_dead, None
+
+    @property
+    def is_unfolded(self) -> bool:
+        """Whether there are sessions whose records were only read."""
+        return bool(self._unfolded)
+
+    def unfold(self, most: int) -> None:
+        """Fold some of the sessions whose records were only read."""
+        for state in list(islice(self._unfolded.values(), most)):
+            assert state.sources is not None  # which folds it
+
+    def _unfold(self, state: UnfoldedState) -> None:
+        """Fold what was read of a session; as if that had been done when it was read."""
+        dead, self.dead = self.dead, self._was_dead if self.dead is None else self.dead
+        shedding = len(self._shedding)
+        try:
+            for record in state.records:
+                self._fold_one(state, *record)
+        finally:
+            self.dead = dead
+        self._unfolded.pop(state.name, None)
+        if dead is None:  # the end was reached since
+            del self._shedding[shedding:]
+            state.shed, state.newest = {}, None
+            _drop(state, self._was_dead)
 
     def _take(
         self,
@@ -294,3 +338,11 @@ class PartitionFold:
 
     def _at(self, offset: int) -> str:
         return f"partition {self._partition}, offset {offset},"
+
+
+def _drop(state: LoggedState, dead: set[int]) -> None:
+    """Forget a session's records that are tombstoned."""
+    keep = [i for i, token in enumerate(state.tokens) if token not in dead]
+    if len(keep) < len(state.tokens):
+        state.offsets = array("q", [state.offsets[i] for i in keep])
+        state.tokens = array("Q", [state.tokens[i] for i in keep])

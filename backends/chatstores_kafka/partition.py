@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException
 
 from chatstores.errors import ChatStoreError
 from chatstores.fold import Fold
+from chatstores.state import MARKER_US
 from chatstores_kafka.fold import PartitionFold
 from chatstores_kafka.moment import Moment
 from chatstores_kafka.promise import Promise
@@ -82,6 +83,9 @@ class Partition:
         #: How far it was read when an end was reached.
         self._sound = -1
         self._lag = max(topic.compaction_lag, _LEAST)
+        #: A reader that was away for longer may miss that a session is gone: its last record is
+        #: tombstoned a day after its end, and a tombstone stays for so long.
+        self._longest = max(min(topic.delete_retention, MARKER_US / 1_000_000), _LEAST)
         #: When the newest end was asked for that was reached.
         self._asked: Moment | None = None
         #: Whether the offsets since then have a gap: what stood there may have been compacted.
@@ -179,7 +183,7 @@ class Partition:
         """
         if self.loaded and self._asked is not None:
             age = self._asked.age()
-            if self._gap and age >= max(self._topic.delete_retention, _LEAST):
+            if self._gap and age >= self._longest:
                 self.reload()
                 return False
             if age >= self._lag:

@@ -37,6 +37,7 @@ from chatstores.state import (
 
 __all__ = [
     "FORMAT",
+    "FRONT",
     "HEAD",
     "LENGTHS",
     "MAGIC",
@@ -54,6 +55,9 @@ __all__ = [
 #: The version of this form; a newer one is refused by name.
 FORMAT = 1
 HEAD = struct.Struct("<BBBBHHIQqqq")
+#: Of a head, what says whether and where to look further: version, kind, partitions, the length of
+#: the name, the command's id.
+FRONT = struct.Struct("<xBBxHH4xQ")
 MAGIC = 0xC5
 LENGTHS = struct.Struct("<II")
 _NONE = -1

@@ -118,9 +118,7 @@ class StateDir:
             return None
         return saved
 
-    def save(
-        self, partition: int, captured: Iterable[Captured], about: Mapping[str, Any]
-    ) -> None:
+    def save(self, partition: int, captured: Iterable[Captured], about: Mapping[str, Any]) -> None:
         """Put what a partition holds in the place of what was there; all of it, or nothing.
 
         Raises:
@@ -199,6 +197,11 @@ class Saver:
     def _save(self, part: Partition, seconds: float) -> None:
         with contextlib.suppress(KafkaException, ChatStoreError, FutureTimeoutError):
             self._view.caught_up(part.number).result(max(0.0, seconds))
+        try:
+            self._view.unfold()
+        except ChatStoreError as exc:
+            _log.error("partition %d is not saved in %s: %s", part.number, self._dir.path, exc)
+            return
         with self._view.lock:
             if not part.is_exact:
                 return

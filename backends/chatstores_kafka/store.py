@@ -302,6 +302,8 @@ class KafkaChatStore(ChatStore):
         promises = [view.caught_up(number) for number in range(view.topic.partitions)]
         for promise in promises:
             await t.wait(promise, view.progress)
+        if view.is_unfolded:
+            await t.offload(view.unfold)
         return view
 
     async def _look(self, t: KafkaTransport, key: str) -> View:

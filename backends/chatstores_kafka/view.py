@@ -71,6 +71,8 @@ _LOOK_SECONDS = 2.0
 _TOKENS = 2**64 - 1
 #: How many records are taken from the consumer at once.
 _BATCH = 2000
+#: How many sessions are folded at once that were only read.
+_UNFOLDED = 20
 #: What a consumer says whose place in the log is gone.
 _LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
@@ -304,6 +306,18 @@ class View:
     def loaded(self) -> list[Partition]:
         """The partitions that were read to an end."""
         return [part for part in list(self._partitions.values()) if part.loaded]
+
+    @property
+    def is_unfolded(self) -> bool:
+        """Whether there are sessions whose records were only read."""
+        return any(part.fold.is_unfolded for part in self.loaded())
+
+    def unfold(self) -> None:
+        """Fold all of them, a few at a time: others get the lock in between."""
+        for part in self.loaded():
+            while part.fold.is_unfolded:
+                with self.lock:
+                    part.fold.unfold(_UNFOLDED)
 
     def generation(self, partition: int) -> int:
         """Counts how often records of a partition may have been missing."""
