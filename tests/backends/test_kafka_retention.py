@@ -219,6 +219,37 @@ def test_writers_and_readers_go_on_while_the_log_is_cut(server: KafkaServer, top
         assert part_of(stores[0]).generation > 3
 
 
+def test_a_cut_in_front_of_who_reads(
+    server: KafkaServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be read next is gone: the partition is read from where the log begins now."""
+    with opened(server, topic) as store:
+        add(store, "1", "2", "3", "4")
+        view, part = store._transports.sync().view(), part_of(store)
+        cut(server, topic, offset_of(store, 2))
+        begin = part.start
+        stale = iter([0])
+        monkeypatch.setattr(part, "start", lambda offset: begin(next(stale, offset)))
+        assign = view.clients.consumer.incremental_assign
+        moved = iter([0])
+
+        class Behind:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(consumer, name)
+
+            def incremental_assign(self, places: list[TopicPartition]) -> None:
+                for place in places:
+                    place.offset = next(moved, place.offset)
+                assign(places)
+
+        consumer = view.clients.consumer
+        monkeypatch.setattr(view.clients, "consumer", Behind())
+        generation = part.generation
+        assert texts(store) == ["3", "4"]
+        assert part.generation == generation + 2
+        monkeypatch.undo()
+
+
 # Checkpoints.
 
 
