@@ -139,21 +139,21 @@ class PartitionFold:
         token = int.from_bytes(key, "little")
         start = _HEAD_BYTES + length
         name = value[_HEAD_BYTES:start]
+        if self.dead is not None and number not in self._waiting:
+            unfolded = self._unfolded.get(name)
+            if unfolded is None and name not in self.states:
+                unfolded = self._unfolded[name] = UnfoldedState(name, self._unfold)
+                self._hold(name, unfolded)
+            if unfolded is not None:
+                unfolded.numbers.extend((offset, now, token))
+                unfolded.values.append(value)
+                if kind == _CHECKPOINT:
+                    self._markers[token] = name
+                return
         state = self.states.get(name)
         if state is None:
-            state = LoggedState() if self.dead is None else UnfoldedState(name, self._unfold)
+            state = LoggedState()
             self._hold(name, state)
-        if (
-            self.dead is not None
-            and isinstance(state, UnfoldedState)
-            and not state.is_folded
-            and number not in self._waiting
-        ):
-            state.read(offset, now, token, value)
-            self._unfolded[name] = state
-            if kind == _CHECKPOINT:
-                self._markers[token] = name
-            return
         self._fold_one(state, offset, now, token, value)
 
     def _fold_one(

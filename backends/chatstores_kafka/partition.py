@@ -165,7 +165,9 @@ class Partition:
         if self.trouble is not None or not self.placed or offset < self.position:
             return False
         try:
-            self._reading.take(*fields_of(message))
+            self._reading.take(
+                offset, message.timestamp()[1] * 1000, message.key(), message.value()
+            )
         except ChatStoreError as exc:
             self.fail(exc)
             return False

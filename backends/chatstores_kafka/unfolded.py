@@ -26,30 +26,25 @@ class UnfoldedState(LoggedState):
         fold: folds what was read into the state.
     """
 
-    __slots__ = ("_fold", "_numbers", "_values", "name")
+    __slots__ = ("_fold", "name", "numbers", "values")
 
     def __init__(self, name: bytes, fold: Callable[[UnfoldedState], None]) -> None:
         self.name = name
         self._fold: Callable[[UnfoldedState], None] | None = fold
-        # Of each record: its offset, append time and token; and its value.
-        self._numbers = array("Q")
-        self._values: list[bytes] = []
+        #: Of each record: its offset, append time and token; and its value.
+        self.numbers = array("Q")
+        self.values: list[bytes] = []
 
     @property
     def is_folded(self) -> bool:
         """Whether it is a state like any other."""
         return self._fold is None
 
-    def read(self, offset: int, now: int, token: int, value: bytes) -> None:
-        """Note a record, of a state that is not folded."""
-        self._numbers.extend((offset, now, token))
-        self._values.append(value)
-
     @property
     def records(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Each record that was noted: offset, append time, token, value."""
-        numbers = self._numbers
-        return zip(numbers[::3], numbers[1::3], numbers[2::3], self._values, strict=True)
+        numbers = self.numbers
+        return zip(numbers[::3], numbers[1::3], numbers[2::3], self.values, strict=True)
 
     def __getattr__(self, attribute: str) -> Any:
         """Fold what was read, after which everything is there."""
@@ -66,5 +61,5 @@ class UnfoldedState(LoggedState):
                     delattr(self, name)
             self._fold = fold
             raise
-        self._numbers, self._values = array("Q"), []
+        self.numbers, self.values = array("Q"), []
         return getattr(self, attribute)
