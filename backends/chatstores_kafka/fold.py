@@ -24,7 +24,7 @@ from chatstores_kafka.record import (
     read_arguments,
     read_messages,
 )
-from chatstores_kafka.saved import Saved, SavedState
+from chatstores_kafka.saved import Saved
 from chatstores_kafka.state import INDEX_BITS, LoggedState, offset_of
 from chatstores_kafka.unfolded import UnfoldedState
 
@@ -102,6 +102,7 @@ class PartitionFold:
     def adopt(self, saved: Saved) -> None:
         """Begin with what an earlier process folded, as if this fold had read so far."""
         for name, state in saved.states.items():
+            state.fold = self._unfold
             self._hold(name, state)
         self.foreign, self.foreign_offset = saved.about["foreign"]
         self._markers = {int(token): name.encode() for token, name in saved.about["markers"]}
@@ -140,10 +141,7 @@ class PartitionFold:
         start = _HEAD_BYTES + length
         name = value[_HEAD_BYTES:start]
         if self.dead is not None and number not in self._waiting:
-            unfolded = self._unfolded.get(name)
-            if unfolded is None and name not in self.states:
-                unfolded = self._unfolded[name] = UnfoldedState(name, self._unfold)
-                self._hold(name, unfolded)
+            unfolded = self._unfolded.get(name) or self._begin_unfolded(name)
             if unfolded is not None:
                 unfolded.numbers.extend((offset, now, token))
                 unfolded.values.append(value)
@@ -155,6 +153,19 @@ class PartitionFold:
             state = LoggedState()
             self._hold(name, state)
         self._fold_one(state, offset, now, token, value)
+
+    def _begin_unfolded(self, name: bytes) -> UnfoldedState | None:
+        """A session whose records need only be read; None if it is in use already."""
+        state = self.states.get(name)
+        if state is None:
+            state = UnfoldedState(name, self._unfold)
+            self._hold(name, state)
+        elif isinstance(state, UnfoldedState) and not state.is_folded:
+            state.forget()  # what its file says of it is not so any more
+        else:
+            return None
+        self._unfolded[name] = state
+        return state
 
     def _fold_one(
         self, state: LoggedState, offset: int, now: int, token: int, value: bytes
@@ -203,8 +214,7 @@ class PartitionFold:
         self._shedding.clear()
         if self.dead:
             for state in self.states.values():
-                if isinstance(state, SavedState) and state.unread:
-                    continue  # to be tombstoned twice harms nothing
+                # What is not used yet drops them when it is folded.
                 if not isinstance(state, UnfoldedState) or state.is_folded:
                     _drop(state, self.dead)
         self._was_dead, self.dead = self.dead or self._was_dead, None

@@ -27,6 +27,7 @@ from chatstores.errors import BackendMismatchError
 from chatstores.state import Record
 from chatstores_kafka.checkpoint import COLUMNS, Checkpoint, assume, describe, pack, unpack
 from chatstores_kafka.state import LoggedState
+from chatstores_kafka.unfolded import UnfoldedState
 
 __all__ = ["Captured", "Saved", "SavedState", "capture", "encode", "read_saved"]
 
@@ -39,6 +40,8 @@ _TRAILER = struct.Struct("<QQQIB8s")
 #: Of a session: alive, waste, last write, expiry or -1, the body's place, length and checksum, the
 #: name's length.
 _ENTRY = struct.Struct("<?IqqQQIH")
+#: What is kept of a session and does not stand in a checkpoint.
+_KEPT = ("mark", "checkpoint", "waste", "since")
 #: The types of the further columns.
 _MORE = "qQqq"
 
@@ -65,36 +68,36 @@ class _Body(NamedTuple):
         return body
 
 
-class SavedState(LoggedState):
-    """A session of a file, which is read when something is asked for that is not there yet.
-
-    A fold notes a record's offset before all else: so it reads a session before it changes it.
-    """
+class SavedState(UnfoldedState):
+    """A session of a file, which is read when something is asked for that is not there yet."""
 
     __slots__ = ("_body",)
 
     def __init__(
-        self, body: _Body, alive: bool, waste: int, updated_at: int, expires_at: int | None
+        self,
+        name: bytes,
+        body: _Body,
+        alive: bool,
+        waste: int,
+        updated_at: int,
+        expires_at: int | None,
     ) -> None:
         """Have what a listing looks at, and know where the rest is."""
-        self._body: _Body | None = body
+        super().__init__(name, lambda _: None)
+        self._body = body
         self.alive = alive
         self.waste = waste
         self.updated_at = updated_at
         self.expires_at = expires_at
 
-    def __getattr__(self, name: str) -> Any:
-        """Read the rest, after which it is there."""
-        if self._body is None:
-            raise AttributeError(name)
-        body, self._body = self._body.read(), None
-        _fill(self, body)
-        return getattr(self, name)
-
     @property
-    def unread(self) -> _Body | None:
-        """Where it stands, if it was not read; else None."""
-        return self._body
+    def saved(self) -> _Body | None:
+        """Where all of it stands, if nothing came since and it was not used; else None."""
+        return None if self.is_folded or self.values else self._body
+
+    def _start(self) -> None:
+        super()._start()
+        _fill(self, self._body.read())
 
 
 class Captured(NamedTuple):
@@ -138,7 +141,7 @@ def capture(states: Mapping[bytes, LoggedState]) -> list[Captured]:
     """Sessions as they are now; who may change them waits meanwhile."""
     found = []
     for name, state in states.items():
-        rest = state.unread if isinstance(state, SavedState) else None
+        rest = state.saved if isinstance(state, SavedState) else None
         found.append(
             Captured(
                 name,
@@ -159,8 +162,7 @@ def _rest_of(state: LoggedState) -> tuple[Checkpoint, list[array[int]], list[Rec
     for token, (place, some) in state.parts.items():
         parts.append([token, place, len(some)])
         records += some
-    head |= {"mark": state.mark, "checkpoint": state.checkpoint, "parts": parts}
-    head["since"] = state.since
+    head |= {"parts": parts, **{name: getattr(state, name) for name in _KEPT}}
     return Checkpoint(head, columns), [state.offsets[:], state.tokens[:]], records
 
 
@@ -219,7 +221,9 @@ def read_saved(data: mmap | bytes) -> Saved:
     while at < length:
         alive, waste, updated_at, expires_at, start, size, crc, name = _ENTRY.unpack_from(index, at)
         at += _ENTRY.size + name
-        states[index[at - name : at]] = SavedState(
+        text = index[at - name : at]
+        states[text] = SavedState(
+            text,
             _Body(data, start, size, crc),
             alive,
             waste,
@@ -240,10 +244,8 @@ def _fill(state: LoggedState, body: bytes) -> None:
     count = len(state.sources)
     state.ids, state.payloads = ids[:count], payloads[:count]
     state.offsets, state.tokens = offsets, tokens
-    state.mark, state.checkpoint = head["mark"], head["checkpoint"]
-    state.since = head["since"]
-    state.shed, state.newest, state._incoming = {}, None, ()
-    state.parts = {}
+    for name in _KEPT:
+        setattr(state, name, head[name])
     rest = map(Record, ids[count:], payloads[count:])
     for token, place, number in head["parts"]:
         some: Sequence[Record] = [next(rest) for _ in range(number)]

@@ -33,7 +33,8 @@ _SESSIONS = 1_000
 #: Records that came while a store with `state_dir` was away.
 _NEW = 1_000
 _OPENINGS = 3
-_OPEN, _MEMORY, _SAVED = "opening", "memory of a view", "opening, state_dir"
+_OPEN, _LISTED, _MEMORY = "opening, one session", "opening, all listed", "memory of a view"
+_SAVED = "opening, state_dir"
 _CEILING, _SAVED_CEILING = 4.0, 0.1
 _MEGABYTES = 700
 
@@ -51,6 +52,8 @@ def _openings(place: str, scale: float) -> Iterator[Row]:
             results.append(_in_a_process(side, url))
     ours, raw = ([each["seconds"] * 1e6 for each in found[side]] for side in found)
     yield _ratio(_OPEN, count, ours, raw, _CEILING, "consume(2000), value() of each")
+    listed = [each["listed"] * 1e6 for each in found["store"]]
+    yield _ratio(_LISTED, count, listed, raw, None, "the same; ours folds every session")
     megabytes = statistics.median(each["megabytes"] for each in found["store"])
     bare = statistics.median(each["megabytes"] for each in found["bare"])
     yield Row(
@@ -164,7 +167,7 @@ def _resident() -> float:
 
 
 def _ratio(
-    name: str, count: int, ours: list[float], raw: list[float], ceiling: float, baseline: str
+    name: str, count: int, ours: list[float], raw: list[float], ceiling: float | None, baseline: str
 ) -> Row:
     figures = [statistics.median(times) for times in (ours, raw)]
     ratio = figures[0] / figures[1]
@@ -178,7 +181,7 @@ def _ratio(
         ratio=round(ratio, 4),
         baseline=baseline,
         ceiling=ceiling,
-        met=ratio <= ceiling,
+        met=None if ceiling is None else ratio <= ceiling,
         rounds=len(ours),
     )
 
@@ -191,8 +194,11 @@ def _main() -> None:
     side, url = sys.argv[1:]
     before, start = _resident(), time.perf_counter()
     kept: ChatStore | Consumer = _open_store(url) if side == "store" else _consume(url)
-    seconds, megabytes = time.perf_counter() - start, _resident() - before
-    print(json.dumps({"seconds": seconds, "megabytes": megabytes}))
+    found = {"seconds": time.perf_counter() - start}
+    if isinstance(kept, ChatStore):
+        kept.get_keys()  # which folds all that was only read, and so takes the most memory
+    found |= {"listed": time.perf_counter() - start, "megabytes": _resident() - before}
+    print(json.dumps(found))
     kept.close()
 
 
