@@ -301,6 +301,8 @@ class Operations(ABC):
                 cause = exc.__cause__ or exc
                 error = self._error(cause)
             except ChatStoreError as exc:
+                if command is not None and may_have_happened:
+                    raise OutcomeUnknownError(f"{command.id:016x}") from self._scrubbed(exc)
                 if exc.__cause__ is not None:
                     raise exc from self._scrubbed(exc.__cause__)
                 raise

@@ -337,7 +337,10 @@ class KafkaChatStore(ChatStore):
             retry=attempt.sent,
             parts=tokens,
         )
-        await self._send(t, view, partial(view.put_command, attempt=attempt), partition, value)
+        # A record's key is another one for each attempt; the first has the command's own chance.
+        token = os.urandom(8) if attempt.sent else command.id.to_bytes(8, "little")
+        put = partial(view.put_command, attempt=attempt)
+        await self._send(t, view, put, partition, token, value)
         return await self._outcome(t, view, partition, name, command, attempt)
 
     async def _send_parts(
@@ -360,10 +363,12 @@ class KafkaChatStore(ChatStore):
                 partitions=view.topic.partitions,
                 records=records,
             )
+            token = os.urandom(8)
             try:
-                tokens.append(await self._send(t, view, view.put, partition, value))
+                await self._send(t, view, view.put, partition, token, value)
             except (KafkaException, SilentError) as exc:
                 raise NotDone from exc
+            tokens.append(int.from_bytes(token, "little"))
         return tokens
 
     async def _send(
@@ -372,10 +377,10 @@ class KafkaChatStore(ChatStore):
         view: View,
         put: Callable[[int, bytes, bytes], Promise],
         partition: int,
+        token: bytes,
         value: bytes,
-    ) -> int:
-        """Send a record and wait for its promise; its token."""
-        token = view.new_token()
+    ) -> None:
+        """Send a record and wait for its promise."""
         try:
             promise = put(partition, token, value)
         except BufferError:
@@ -390,7 +395,6 @@ class KafkaChatStore(ChatStore):
             if exc.args[0].code() in _NOT_DONE:
                 raise NotDone from exc
             raise
-        return int.from_bytes(token, "little")
 
     async def _outcome(
         self,

@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVar
 from chatstores.transport import AsyncTransport, SyncTransport
 from chatstores_kafka.promise import Promise
 from chatstores_kafka.topic import TopicSettings
-from chatstores_kafka.view import View, acquire, release
+from chatstores_kafka.view import View
+from chatstores_kafka.views import acquire, release
 
 __all__ = ["AsyncKafka", "SilentError", "SyncKafka"]
 

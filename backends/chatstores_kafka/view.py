@@ -7,15 +7,12 @@ waits gets a promise.
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
-from itertools import count
 from typing import Any
 
 from confluent_kafka import (
@@ -55,7 +52,7 @@ from chatstores_kafka.topic import (
     read_topic,
 )
 
-__all__ = ["View", "acquire", "release"]
+__all__ = ["View"]
 
 _log = logging.getLogger("chatstores_kafka")
 
@@ -67,8 +64,6 @@ _GATHER_SECONDS = 0.001
 _ASK_SECONDS = 2.0
 #: Seconds after which it is looked whether the topic is the one that was opened, if it is used.
 _LOOK_SECONDS = 2.0
-#: Tokens are numbers of 8 bytes, counted up from a random one.
-_TOKENS = 2**64 - 1
 #: How many records are taken from the consumer at once.
 _BATCH = 2000
 #: How many sessions are folded at once that were only read.
@@ -118,7 +113,6 @@ class View:
         self._look_again = False
         #: What the brokers said of records, and who is to be told.
         self._reports: list[tuple[KafkaError | None, Any, Callable[[KafkaError | None], None]]] = []
-        self._tokens = count(int.from_bytes(os.urandom(8), "little"))
         self._closing = False
         self._threads: list[threading.Thread] = []
 
@@ -550,10 +544,6 @@ class View:
             for number in [n for n, attempt in self._attempts.items() if attempt.began < old]:
                 del self._attempts[number]
 
-    def new_token(self) -> bytes:
-        """A key for a record: no other record of the topic has it."""
-        return (next(self._tokens) & _TOKENS).to_bytes(8, "little")
-
     def put(self, partition: int, token: bytes, value: bytes | None) -> Promise:
         """Send a record; kept when it is acknowledged.
 
@@ -778,50 +768,3 @@ class View:
         else:
             self._next_look = 0.0
             _log.debug("%s: %s", self.settings.name, error)
-
-
-# The views of this process, by connection and topic.
-
-_views: dict[tuple[Any, ...], View] = {}
-_views_lock = threading.Lock()
-
-
-def acquire(
-    config: Mapping[str, Any], settings: TopicSettings, state_dir: str | None = None
-) -> View:
-    """The view of a topic, made if this process has none; to be given back."""
-    connection = sorted((name, repr(value)) for name, value in config.items())
-    key = (settings, state_dir, *connection)
-    with _views_lock:
-        view = _views.get(key)
-        if view is None:
-            view = _views[key] = View(config, settings, state_dir)
-        view.users += 1
-        return view
-
-
-def release(view: View) -> None:
-    """Give a view back; it is closed with its last user."""
-    with _views_lock:
-        view.users -= 1
-        if view.users:
-            return
-        for key in [key for key, other in _views.items() if other is view]:
-            del _views[key]
-    view.close()
-
-
-def _close_all() -> None:
-    for view in list(_views.values()):
-        view.close()
-
-
-def _after_fork() -> None:
-    global _views, _views_lock
-    for view in _views.values():
-        view.leak()
-    _views, _views_lock = {}, threading.Lock()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork)

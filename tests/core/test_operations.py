@@ -186,7 +186,13 @@ def test_u3_nothing_happened_is_no_unknown_outcome() -> None:
 
 
 def test_w10_once_it_may_have_happened_it_stays_unknown() -> None:
-    for last in (not_done(Away()), WrongPassword(), Forbidden(), not_done(WrongPassword())):
+    for last in (
+        not_done(Away()),
+        WrongPassword(),
+        Forbidden(),
+        not_done(WrongPassword()),
+        ContentionError("30 s"),
+    ):
         store = Scripted(Away(), repeat=last, timeout=0.3)
         with pytest.raises(OutcomeUnknownError):
             store.add_message("k", ChatMessage("x"))
