@@ -26,12 +26,13 @@ from chatstores_kafka.record import (
 )
 from chatstores_kafka.saved import Saved
 from chatstores_kafka.state import INDEX_BITS, LoggedState, offset_of
-from chatstores_kafka.unfolded import UnfoldedState
+from chatstores_kafka.unfolded import PLACE, UnfoldedState
 
 __all__ = ["PartitionFold"]
 
 
 _APPEND, _CHECKPOINT = int(Kind.APPEND), int(Kind.CHECKPOINT)
+_place, _front = PLACE.pack, FRONT.unpack_from
 _HEAD_BYTES, _LENGTHS_BYTES = HEAD.size, LENGTHS.size
 
 
@@ -134,25 +135,23 @@ class PartitionFold:
             self.foreign += 1
             self.foreign_offset = offset
             return
-        version, kind, partitions, length, number = FRONT.unpack_from(value)
+        version, kind, partitions, length, number = _front(value)
         if version != FORMAT or partitions != self._partitions:
             self._refuse(offset, version, partitions)
-        token = int.from_bytes(key, "little")
-        start = _HEAD_BYTES + length
-        name = value[_HEAD_BYTES:start]
+        name = value[_HEAD_BYTES : _HEAD_BYTES + length]
         if self.dead is not None and number not in self._waiting:
             unfolded = self._unfolded.get(name) or self._begin_unfolded(name)
             if unfolded is not None:
-                unfolded.numbers.extend((offset, now, token))
+                unfolded.places += _place(offset, now, key)
                 unfolded.values.append(value)
                 if kind == _CHECKPOINT:
-                    self._markers[token] = name
+                    self._markers[int.from_bytes(key, "little")] = name
                 return
         state = self.states.get(name)
         if state is None:
             state = LoggedState()
             self._hold(name, state)
-        self._fold_one(state, offset, now, token, value)
+        self._fold_one(state, offset, now, int.from_bytes(key, "little"), value)
 
     def _begin_unfolded(self, name: bytes) -> UnfoldedState | None:
         """A session whose records need only be read; None if it is in use already."""

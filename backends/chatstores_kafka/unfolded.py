@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from array import array
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
 from chatstores_kafka.state import LoggedState
 
-__all__ = ["UnfoldedState"]
+__all__ = ["PLACE", "UnfoldedState"]
+
+#: A record's offset, append time and key; and the same with the key as a number, a token.
+PLACE = struct.Struct("<QQ8s")
+_NUMBERS = struct.Struct("<QQQ")
 
 _FIELDS = tuple(field.name for field in fields(LoggedState))
 
@@ -24,25 +28,26 @@ class UnfoldedState(LoggedState):
     Attributes:
         name: the session's.
         is_folded: whether it is a state like any other.
-        numbers: of each record that was read its offset, append time and token.
+        places: of each record that was read its offset, append time and token, as `PLACE` has them.
         values: of each its value.
     """
 
-    __slots__ = ("fold", "is_folded", "name", "numbers", "values")
+    __slots__ = ("fold", "is_folded", "name", "places", "values")
 
     def __init__(self, name: bytes, fold: Callable[[UnfoldedState], None]) -> None:
         """Belong to what folds the records into it."""
         self.name = name
         self.fold = fold
         self.is_folded = False
-        self.numbers = array("Q")
+        self.places = bytearray()
         self.values: list[bytes] = []
 
     @property
     def records(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Each record that was read: offset, append time, token, value."""
-        numbers = self.numbers
-        return zip(numbers[::3], numbers[1::3], numbers[2::3], self.values, strict=True)
+        places = _NUMBERS.iter_unpack(self.places)
+        for (offset, now, token), value in zip(places, self.values, strict=True):
+            yield offset, now, token, value
 
     def __getattr__(self, attribute: str) -> Any:
         """Fold what was read, after which everything is there."""
@@ -56,7 +61,7 @@ class UnfoldedState(LoggedState):
             self.forget()
             self.is_folded = False
             raise
-        self.numbers, self.values = array("Q"), []
+        self.places, self.values = bytearray(), []
         return getattr(self, attribute)
 
     def forget(self) -> None:
