@@ -77,9 +77,9 @@ class Partition:
         #: Who waits for the answer of where the log ends, and who for the next one.
         self.asking: list[Promise] | None = None
         self.asked_next: list[Promise] = []
-        #: What a state directory has of it: how far it had read, and when that was written.
+        #: What a state directory has of it: how far it had read, and since when.
         self.saved = -1
-        self.saved_at = 0.0
+        self.saved_at = time.monotonic()
         #: How far it was read when an end was reached.
         self._sound = -1
         self._lag = max(topic.compaction_lag, _LEAST)
