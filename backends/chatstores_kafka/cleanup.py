@@ -25,6 +25,7 @@ from chatstores_kafka.checkpoint import encode_checkpoint
 from chatstores_kafka.fold import PartitionFold
 from chatstores_kafka.promise import Promise
 from chatstores_kafka.record import Kind, encode_value
+from chatstores_kafka.replay import read_whole
 from chatstores_kafka.state import LoggedState, offset_of
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Cleaner:
             draft = draft_checkpoint(fold, name, view.topic.partitions)
         number = int.from_bytes(draft.token, "little")
         try:
-            view.put(partition, draft.token, draft.value).result(_SECONDS)
+            view.sender.put(partition, draft.token, draft.value).result(_SECONDS)
             view.caught_up(partition).result(_SECONDS)
         finally:
             with view.lock:
@@ -187,7 +188,7 @@ class Cleaner:
         for token in tokens:
             while True:
                 try:
-                    put = self._view.put(partition, token.to_bytes(8, "little"), None)
+                    put = self._view.sender.put(partition, token.to_bytes(8, "little"), None)
                     break
                 except BufferError:  # too many are on their way
                     time.sleep(_PAUSE)
@@ -215,7 +216,7 @@ class Cleaner:
                 ]
             for name in due:
                 self.clean(partition, name)
-        for partition, fold in view.read_whole(_SECONDS):
+        for partition, fold in read_whole(view, _SECONDS):
             states = [state for name, state in fold.states.items() if name.startswith(prefix)]
             self.bury(partition, leftovers(states, now_us()))
 

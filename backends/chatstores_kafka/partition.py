@@ -253,7 +253,12 @@ class Partition:
             ready, promise = watcher
             if promise.cancelled:
                 continue
-            if ready():
+            try:
+                is_so = ready()
+            except ChatStoreError as exc:  # its session is not readable
+                promise.settle(exc)
+                continue
+            if is_so:
                 promise.settle()
             else:
                 watching.append(watcher)

@@ -339,7 +339,7 @@ class KafkaChatStore(ChatStore):
         )
         # A record's key is another one for each attempt; the first has the command's own chance.
         token = os.urandom(8) if attempt.sent else command.id.to_bytes(8, "little")
-        put = partial(view.put_command, attempt=attempt)
+        put = partial(view.sender.put_command, attempt=attempt)
         await self._send(t, view, put, partition, token, value)
         return await self._outcome(t, view, partition, name, command, attempt)
 
@@ -365,7 +365,7 @@ class KafkaChatStore(ChatStore):
             )
             token = os.urandom(8)
             try:
-                await self._send(t, view, view.put, partition, token, value)
+                await self._send(t, view, view.sender.put, partition, token, value)
             except (KafkaException, SilentError) as exc:
                 raise NotDone from exc
             tokens.append(int.from_bytes(token, "little"))
@@ -389,7 +389,7 @@ class KafkaChatStore(ChatStore):
             try:
                 await t.wait(promise)
             except SilentError:
-                view.give_up()  # what no broker has been sent
+                view.sender.give_up()  # what no broker has been sent
                 await t.within(_GIVE_UP_SECONDS).wait(promise)
         except KafkaException as exc:
             if exc.args[0].code() in _NOT_DONE:
@@ -502,7 +502,7 @@ class KafkaChatStore(ChatStore):
 
     async def _ping(self, t: KafkaTransport) -> None:
         view = await self._view(t)
-        await t.offload(view.ping, t.seconds)
+        await t.offload(view.watch.ping, t.seconds)
 
     def _error(self, exc: BaseException) -> ChatStoreError:
         where = self._public.partition("?")[0]

@@ -223,7 +223,7 @@ def test_waiting(store, harness, key):
 
 def waiters(store: KafkaChatStore, key: str, count: int) -> None:
     """Return when so many wait for records."""
-    parts = store._transports.sync().view()._partitions
+    parts = store._transports.sync().view().partitions
 
     def done() -> bool:
         return sum(len(part._watchers) for part in parts.values()) == count
@@ -311,7 +311,7 @@ def test_what_kafkas_own_tools_see(store, server, key):
     assert read(store, key, "readers") == ["a", "b"]
     state = next(
         part.fold.states[f"default\0{key}".encode()]
-        for part in store._transports.sync().view()._partitions.values()
+        for part in store._transports.sync().view().partitions.values()
         if f"default\0{key}".encode() in part.fold.states
     )
     admin = server.client()

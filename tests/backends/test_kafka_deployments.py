@@ -608,7 +608,7 @@ def test_records_of_another_program_are_left_out_and_told_of_once(
 ) -> None:
     with open_store(url_of(server, topic)) as store:
         add(store, "1")
-        [number] = store._transports.sync().view()._partitions
+        [number] = store._transports.sync().view().partitions
         with caplog.at_level(logging.WARNING, "chatstores_kafka"):
             for value, key in [
                 (b"", b"12345678"),
@@ -681,7 +681,7 @@ def test_a_record_of_a_newer_version(
     value[1] = FORMAT + 1
     with open_store(url_of(server, topic)) as store:
         add(store, "1")
-        [number] = store._transports.sync().view()._partitions
+        [number] = store._transports.sync().view().partitions
         if opened:
             put(server, topic, bytes(value), b"12345678", number)
             for _ in range(2):

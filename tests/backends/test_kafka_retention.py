@@ -71,7 +71,7 @@ def texts(store: ChatStore, key: str = "k") -> list[str]:
 
 
 def part_of(store: KafkaChatStore) -> Partition:
-    return store._transports.sync().view()._partitions[0]
+    return store._transports.sync().view().partitions[0]
 
 
 def state_of(store: KafkaChatStore, key: str = "k") -> LoggedState:
