@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,9 @@ class Sender:
     def __init__(self, view: View) -> None:
         self._view = view
         #: What the brokers said of records, and who is to be told.
-        self._reports: list[tuple[KafkaError | None, Any, Callable[[KafkaError | None], None]]] = []
+        self._reports: deque[tuple[KafkaError | None, Any, Callable[[KafkaError | None], None]]] = (
+            deque()
+        )
         self._closing = False
 
     def put(self, partition: int, token: bytes, value: bytes | None) -> Promise:
@@ -108,7 +111,7 @@ class Sender:
         The callbacks themselves only note it: each of them takes the interpreter's lock from the
         threads that write.
         """
-        reports, self._reports = self._reports, []
+        reports = [self._reports.popleft() for _ in range(len(self._reports))]
         with self._view.lock:
             touched = {self._fold_own(message) for error, message, _ in reports if error is None}
             for part in touched:
