@@ -55,7 +55,11 @@ def test_u3_a_server_that_is_away_or_silent(
     for name, failure in failures.items():
         assert isinstance(failure, BackendUnavailableError), name
         assert failure.__cause__ is not None, name
-    assert set(raised(api).values()) == {None}
+    for _ in range(5):  # half a second for all calls at once is little on a busy machine
+        failures = raised(api)
+        if not any(failures.values()):
+            break
+    assert set(failures.values()) == {None}
     assert add_texts(api, "k", "2").added == 1
 
 
